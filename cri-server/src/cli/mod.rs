@@ -1,0 +1,1 @@
+//! Administrator subcommands of `cri-server`.

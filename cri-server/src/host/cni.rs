@@ -1,0 +1,1 @@
+//! Calls CNI plugins as libcni does.

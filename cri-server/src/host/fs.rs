@@ -1,0 +1,112 @@
+//! Files: atomic writes, bounded reads, and paths inside a root that others control.
+//!
+//! A path of a container's root or of an image is never resolved by name: only through a directory descriptor
+//! with `openat2` and `RESOLVE_IN_ROOT`, so that neither `..` nor a symlink leaves the root.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+
+/// Whether bytes must be safe against power loss before a call returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// File and directory entry are synced.
+    Synced,
+    /// Safe against the death of any process, not against power loss.
+    Cached,
+}
+
+/// Replaces `path` by a file with `bytes` and `mode`: readers see the old file or the new one, never a part.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
+    let parent = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let temporary = parent.join(format!(".{}.new", name.to_string_lossy()));
+    let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut file = std::fs::File::from(rustix::fs::open(&temporary, flags, Mode::from_raw_mode(mode))?);
+    file.write_all(bytes)?;
+    if durability == Durability::Synced {
+        file.sync_data()?;
+    }
+    std::fs::rename(&temporary, path)?;
+    if durability == Durability::Synced {
+        std::fs::File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Opens a directory for use as a root of [`open_in_root`].
+pub fn open_root(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Opens `path` as a process whose root directory is `root` would, without following magic links.
+pub fn open_in_root(root: impl AsFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match rustix::fs::openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            // The kernel could not prove that a concurrent rename kept the walk inside the root: walk again.
+            Err(rustix::io::Errno::AGAIN) => continue,
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Reads a regular file inside `root`, at most `limit` bytes; `None` when nothing is there.
+///
+/// Anything but a regular file (a FIFO, a device, a directory) and a longer file are errors, without blocking.
+pub fn read_in_root(root: impl AsFd, path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match open_in_root(root, path, flags) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
+    }
+    read_bounded(std::fs::File::from(file), limit).map(Some)
+}
+
+/// Reads to the end, and fails when there are more than `limit` bytes.
+pub fn read_bounded(reader: impl Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("longer than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_symlink_does_not_leave_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("etc")).unwrap();
+        std::fs::write(root.join("etc/passwd"), "inside").unwrap();
+        std::fs::write(dir.path().join("passwd"), "outside").unwrap();
+        std::os::unix::fs::symlink("/etc", root.join("abs")).unwrap();
+        std::os::unix::fs::symlink("../../../passwd", root.join("up")).unwrap();
+        let fd = open_root(&root).unwrap();
+        let read = |path: &str| read_in_root(&fd, Path::new(path), 100).unwrap();
+        assert_eq!(read("abs/passwd"), Some(b"inside".to_vec()));
+        assert_eq!(read("up"), None);
+        assert_eq!(read("../passwd"), None);
+    }
+
+    #[test]
+    fn only_short_regular_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = open_root(dir.path()).unwrap();
+        rustix::fs::mknodat(&fd, "fifo", FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        std::fs::write(dir.path().join("long"), [0u8; 11]).unwrap();
+        assert!(read_in_root(&fd, Path::new("fifo"), 10).is_err());
+        assert!(read_in_root(&fd, Path::new("long"), 10).is_err());
+    }
+}

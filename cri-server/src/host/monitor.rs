@@ -1,0 +1,1 @@
+//! Daemon side of the monitor protocol.

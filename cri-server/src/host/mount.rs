@@ -1,0 +1,1 @@
+//! Mounts: overlay roots, per-pod files, pins.

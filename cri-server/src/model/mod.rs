@@ -1,0 +1,3 @@
+//! Pure types and states: no I/O, no async.
+
+pub mod id;

@@ -1,0 +1,1 @@
+//! The per-pod process: no tokio, one thread.

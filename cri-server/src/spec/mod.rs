@@ -1,0 +1,1 @@
+//! CRI configuration + image configuration → OCI runtime specification. Pure.

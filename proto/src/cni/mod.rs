@@ -1,0 +1,1 @@
+//! Container Network Interface: JSON types and the plugin skeleton.
