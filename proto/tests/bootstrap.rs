@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-const CONTRACTS: [(&str, &str); 3] = [
+const CONTRACTS: [(&str, &str); 4] = [
+    ("berth/v1/admin.proto", "berth.v1.rs"),
     ("cri/v1/api.proto", "runtime.v1.rs"),
     ("csi/v1/csi.proto", "csi.v1.rs"),
     ("pluginregistration/v1/api.proto", "pluginregistration.rs"),

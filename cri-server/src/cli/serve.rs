@@ -1,0 +1,90 @@
+//! `cri-server serve`: the daemon's life.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, LogFormat};
+use crate::daemon::Daemon;
+use crate::{recover, service};
+
+/// Serves until SIGTERM or SIGINT; containers go on.
+pub fn serve(config: Config) -> anyhow::Result<()> {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    start_log(&config)?;
+    // The default certificate verifier of every registry connection; failing means that one is installed already.
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(run(config))
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let started = std::time::Instant::now();
+    let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
+    let socket = config.socket.clone();
+    let gid = config.socket_gid;
+    let daemon = Arc::new(Daemon::start(config)?);
+    recover::recover(&daemon).await?;
+    let listener = listen(&socket, gid)?;
+    tracing::info!(
+        socket = %socket.display(),
+        pods = daemon.sandboxes.len(),
+        containers = daemon.containers.len(),
+        micros = started.elapsed().as_micros() as u64,
+        "serving"
+    );
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
+    let stop = async move {
+        tokio::select! {
+            _terminate = terminate.recv() => {}
+            _interrupt = interrupt.recv() => {}
+        }
+        tracing::info!("stopping; containers go on");
+    };
+    let served = service::serve(daemon, listener, stop).await;
+    if let Err(error) = std::fs::remove_file(&socket) {
+        tracing::warn!(socket = %socket.display(), %error, "the socket stays");
+    }
+    served.context("serve the CRI")
+}
+
+/// Binds the socket; its group may use it too. The caller holds the daemon's lock, so a file there is stale.
+fn listen(socket: &Path, gid: Option<u32>) -> anyhow::Result<UnixListener> {
+    let parent = socket.parent().context("the socket has no directory")?;
+    std::fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("remove the stale socket {}", socket.display()));
+        }
+        _removed => {}
+    }
+    let listener = UnixListener::bind(socket).with_context(|| format!("listen on {}", socket.display()))?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660))
+        .with_context(|| format!("set the mode of {}", socket.display()))?;
+    std::os::unix::fs::chown(socket, Some(0), Some(gid.unwrap_or(0)))
+        .with_context(|| format!("set the group of {}", socket.display()))?;
+    Ok(listener)
+}
+
+fn start_log(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log_level)
+        .with_context(|| format!("configuration key `log_level`: {:?}", config.log_level))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,295 @@
+//! The configuration file: one TOML document, every key optional, unknown keys refused, everything validated
+//! before a socket is bound. `deploy/config/cri-server.toml` is the commented default.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read configuration {path}")]
+    Read {
+        /// The configuration file.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has a key or a value that does not belong there.
+    #[error("configuration {path}: {message}")]
+    Parse {
+        /// The configuration file.
+        path: String,
+        /// Line, key and what was expected.
+        message: String,
+    },
+    /// A value cannot be used.
+    #[error("configuration {path}: key `{key}`: {reason}")]
+    Invalid {
+        /// The configuration file.
+        path: String,
+        /// Dotted name of the key.
+        key: String,
+        /// What was expected.
+        reason: String,
+    },
+}
+
+/// The whole configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Directory of what outlives a reboot: records, images, writable layers.
+    pub root: PathBuf,
+    /// Directory of what does not: sockets, bundles, mount points.
+    pub state: PathBuf,
+    /// Socket of the CRI service.
+    pub socket: PathBuf,
+    /// Group that may use the socket besides root: a number.
+    pub socket_gid: Option<u32>,
+    /// The monitor's program.
+    pub monitor: PathBuf,
+    /// Where network namespaces are pinned.
+    pub netns_dir: PathBuf,
+    /// `error`, `warn`, `info`, `debug` or `trace`, or a filter of `tracing`.
+    pub log_level: String,
+    /// Form of the daemon's own log.
+    pub log_format: LogFormat,
+    /// cgroups.
+    pub cgroup: CgroupConfig,
+    /// OCI runtimes.
+    pub runtime: RuntimeConfig,
+    /// Network plugins.
+    pub cni: CniConfig,
+    /// Images.
+    pub image: ImageConfig,
+}
+
+/// Form of the daemon's own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[cgroup]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CgroupConfig {
+    /// `cgroupfs`, as the kubelet's `cgroupDriver`.
+    pub driver: String,
+    /// Parent of pods whose request names none.
+    pub parent: String,
+}
+
+/// `[runtime]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuntimeConfig {
+    /// Handler of pods whose request names none.
+    pub default_handler: String,
+    /// Handlers by name.
+    pub handlers: BTreeMap<String, HandlerConfig>,
+}
+
+/// `[runtime.handlers.NAME]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandlerConfig {
+    /// The OCI runtime's program, absolute.
+    pub path: PathBuf,
+    /// Its global arguments.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Its state directory; `<state>/oci/<handler>` by default.
+    #[serde(default)]
+    pub root: Option<PathBuf>,
+}
+
+/// `[cni]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CniConfig {
+    /// Where network configurations are; the first one in lexical order is used.
+    pub conf_dir: PathBuf,
+    /// Where plugins are.
+    pub bin_dirs: Vec<PathBuf>,
+    /// Where results are kept for DEL, as libcni does.
+    pub cache_dir: PathBuf,
+    /// Longest time for one verb of a network, in seconds.
+    pub deadline_s: u64,
+}
+
+/// `[image]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageConfig {
+    /// Layers downloaded at once, over all pulls.
+    pub concurrent_downloads: usize,
+    /// A download that brings no byte for this long is given up, in seconds.
+    pub no_progress_s: u64,
+    /// Registries that are not reached in the ordinary way.
+    pub registry: Vec<RegistryConfig>,
+}
+
+/// `[[image.registry]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// Host, with port where the reference has one.
+    pub host: String,
+    /// URLs asked in this order before the host itself. `http://` is taken at its word.
+    #[serde(default)]
+    pub mirrors: Vec<String>,
+    /// The host itself speaks plain HTTP.
+    #[serde(default)]
+    pub plain_http: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/berth".into(),
+            state: "/run/berth".into(),
+            socket: "/run/berth/cri.sock".into(),
+            socket_gid: None,
+            monitor: "/usr/libexec/berth/cri-monitor".into(),
+            netns_dir: "/var/run/netns".into(),
+            log_level: "info".into(),
+            log_format: LogFormat::Text,
+            cgroup: CgroupConfig::default(),
+            runtime: RuntimeConfig::default(),
+            cni: CniConfig::default(),
+            image: ImageConfig::default(),
+        }
+    }
+}
+
+impl Default for CgroupConfig {
+    fn default() -> Self {
+        Self { driver: "cgroupfs".into(), parent: "/berth".into() }
+    }
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        let crun = HandlerConfig { path: "/usr/bin/crun".into(), args: Vec::new(), root: None };
+        Self { default_handler: "crun".into(), handlers: BTreeMap::from([("crun".to_string(), crun)]) }
+    }
+}
+
+impl Default for CniConfig {
+    fn default() -> Self {
+        Self {
+            conf_dir: "/etc/cni/net.d".into(),
+            bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            cache_dir: "/var/lib/cni".into(),
+            deadline_s: 60,
+        }
+    }
+}
+
+impl Default for ImageConfig {
+    fn default() -> Self {
+        Self { concurrent_downloads: 6, no_progress_s: 60, registry: Vec::new() }
+    }
+}
+
+impl Config {
+    /// Reads and validates `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: name.clone(), source })?;
+        Self::parse(&name, &text)
+    }
+
+    fn parse(path: &str, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)
+            .map_err(|error| ConfigError::Parse { path: path.into(), message: error.to_string().trim().into() })?;
+        config.validate().map_err(|(key, reason)| ConfigError::Invalid { path: path.into(), key, reason })?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<(), (String, String)> {
+        for (key, path) in self.paths() {
+            if !path.is_absolute() {
+                return Err((key, format!("expected an absolute path, got {path:?}")));
+            }
+        }
+        let driver = &self.cgroup.driver;
+        if driver != "cgroupfs" {
+            return Err(("cgroup.driver".into(), format!("expected \"cgroupfs\", got {driver:?}")));
+        }
+        if !self.cgroup.parent.starts_with('/') {
+            return Err(("cgroup.parent".into(), format!("expected an absolute path, got {:?}", self.cgroup.parent)));
+        }
+        let handler = &self.runtime.default_handler;
+        if !self.runtime.handlers.contains_key(handler) {
+            return Err(("runtime.default_handler".into(), format!("no handler named {handler:?} is configured")));
+        }
+        let positive = [
+            ("cni.deadline_s", self.cni.deadline_s),
+            ("image.concurrent_downloads", self.image.concurrent_downloads as u64),
+            ("image.no_progress_s", self.image.no_progress_s),
+        ];
+        match positive.iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err((key.to_string(), "expected a number above 0".into())),
+            None => Ok(()),
+        }
+    }
+
+    fn paths(&self) -> Vec<(String, &PathBuf)> {
+        let mut paths = vec![
+            ("root".to_string(), &self.root),
+            ("state".into(), &self.state),
+            ("socket".into(), &self.socket),
+            ("monitor".into(), &self.monitor),
+            ("netns_dir".into(), &self.netns_dir),
+            ("cni.conf_dir".into(), &self.cni.conf_dir),
+            ("cni.cache_dir".into(), &self.cni.cache_dir),
+        ];
+        paths.extend(self.cni.bin_dirs.iter().map(|path| ("cni.bin_dirs".into(), path)));
+        for (name, handler) in &self.runtime.handlers {
+            paths.push((format!("runtime.handlers.{name}.path"), &handler.path));
+            paths.extend(handler.root.iter().map(|path| (format!("runtime.handlers.{name}.root"), path)));
+        }
+        paths
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_keys_and_values_are_named() {
+        let check = |text: &str, expect: &[&str]| {
+            let error = Config::parse("c.toml", text).expect_err(text).to_string();
+            for word in expect {
+                assert!(error.contains(word), "{text}: {error}");
+            }
+        };
+        check("rot = \"/x\"", &["line 1", "rot"]);
+        check("\n[cni]\nbin_dir = []", &["line 3", "bin_dir"]);
+        check("root = 7", &["line 1", "root"]);
+        check("root = \"x\"", &["`root`", "absolute"]);
+        check("[cgroup]\ndriver = \"systemd\"", &["cgroup.driver", "cgroupfs"]);
+        check("[runtime]\ndefault_handler = \"kata\"", &["runtime.default_handler", "kata"]);
+        check("[cni]\ndeadline_s = 0", &["cni.deadline_s"]);
+        check("log_format = \"xml\"", &["line 1", "xml"]);
+        check("[runtime.handlers.a]\npath = \"crun\"", &["runtime.handlers.a.path"]);
+    }
+
+    #[test]
+    fn the_shipped_file_is_the_default() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config/cri-server.toml");
+        let shipped = Config::load(&path).unwrap();
+        assert_eq!(format!("{shipped:?}"), format!("{:?}", Config::default()));
+    }
+}

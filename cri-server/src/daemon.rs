@@ -1,0 +1,140 @@
+//! What every RPC gets: the configuration, the records, and the parts of the host.
+
+use std::collections::HashSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::config::{Config, HandlerConfig};
+use crate::error::Error;
+use crate::host::cgroup::Layout;
+use crate::host::cni::Cni;
+use crate::host::oci::OciRuntime;
+use crate::image::{ImageStore, LayerKey};
+use crate::model::id::{ContainerId, PodId};
+use crate::operations::Operations;
+use crate::paths::Paths;
+use crate::spec::NodeFacts;
+use crate::store;
+use crate::store::container::Container;
+use crate::store::index::Index;
+use crate::store::sandbox::Sandbox;
+
+/// Name of the runtime, as Version reports it.
+pub const RUNTIME_NAME: &str = "berth";
+
+/// The daemon.
+pub struct Daemon {
+    /// The configuration.
+    pub config: Config,
+    /// Where everything is.
+    pub paths: Paths,
+    /// Identity of this boot.
+    pub boot_id: String,
+    /// Pod sandboxes.
+    pub sandboxes: Index<Sandbox>,
+    /// Containers.
+    pub containers: Index<Container>,
+    /// Sandboxes being made.
+    pub making_sandboxes: Operations<PodId>,
+    /// Containers being made.
+    pub making_containers: Operations<ContainerId>,
+    /// Images and layers.
+    pub images: Arc<ImageStore>,
+    /// Network plugins.
+    pub cni: Cni,
+    /// cgroup hierarchies of the node.
+    pub cgroups: Layout,
+    /// What the specification must know about the node.
+    pub node: NodeFacts,
+    _lock: std::fs::File,
+}
+
+impl Daemon {
+    /// Takes the root directory, and looks at the node. One daemon owns a root directory at a time.
+    pub fn start(config: Config) -> anyhow::Result<Self> {
+        let paths = Paths::new(&config);
+        for directory in [paths.pods(), paths.containers(), paths.pod_states(), paths.bundles()] {
+            make_directories(&directory).with_context(|| format!("make {}", directory.display()))?;
+        }
+        std::fs::create_dir_all(&config.netns_dir)
+            .with_context(|| format!("make {}", config.netns_dir.display()))?;
+        let lock = lock(&paths.root().join("lock"))?;
+        let cgroups = Layout::detect().context("look at the cgroup hierarchies")?;
+        Ok(Self {
+            boot_id: store::boot_id().context("read the boot id")?,
+            sandboxes: Index::default(),
+            containers: Index::default(),
+            making_sandboxes: Operations::new("pod sandbox"),
+            making_containers: Operations::new("container"),
+            images: Arc::new(ImageStore::open(paths.root(), image_config(&config)?)?),
+            cni: Cni::new(cni_config(&config)),
+            node: crate::host::node::facts(&cgroups),
+            cgroups,
+            paths,
+            config,
+            _lock: lock,
+        })
+    }
+
+    /// The sandbox whose id, or unique beginning of it, is `id`.
+    pub fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, Error> {
+        self.sandboxes.find(id).ok_or_else(|| Error::NotFound { kind: "pod sandbox", id: id.into() })
+    }
+
+    /// The container whose id, or unique beginning of it, is `id`.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>, Error> {
+        self.containers.find(id).ok_or_else(|| Error::NotFound { kind: "container", id: id.into() })
+    }
+
+    /// Containers of a pod.
+    pub fn containers_of(&self, pod: &PodId) -> Vec<Arc<Container>> {
+        let mut containers = self.containers.all();
+        containers.retain(|container| container.pod_id == *pod);
+        containers
+    }
+
+    /// The OCI runtime of a handler; the empty name is the default one.
+    pub fn oci(&self, handler: &str) -> Result<OciRuntime, Error> {
+        let name = if handler.is_empty() { &self.config.runtime.default_handler } else { handler };
+        let HandlerConfig { path, args, root } =
+            self.config.runtime.handlers.get(name).ok_or_else(|| Error::InvalidArgument {
+                field: "runtime_handler",
+                reason: format!("no handler named {name:?} is configured"),
+            })?;
+        let root = root.clone().unwrap_or_else(|| self.paths.oci_root(name));
+        Ok(OciRuntime { name: name.clone(), path: path.clone(), args: args.clone(), root })
+    }
+
+    /// Layers that containers stand on, whether or not their image is still there.
+    pub fn layers_in_use(&self) -> HashSet<LayerKey> {
+        self.containers.all().iter().flat_map(|container| container.record().layers.clone()).collect()
+    }
+
+    /// Removes layers that neither an image nor a container needs any more, in the background.
+    pub fn collect_layers(self: &Arc<Self>) {
+        let daemon = self.clone();
+        tokio::task::spawn_blocking(move || daemon.images.retain(&daemon.layers_in_use()));
+    }
+
+}
+
+/// Makes a directory that is not listable by others but traversable, as user namespaces need it.
+fn make_directories(path: &Path) -> std::io::Result<()> {
+    for directory in [path.parent(), Some(path)].into_iter().flatten() {
+        std::fs::create_dir_all(directory)?;
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o711))?;
+    }
+    Ok(())
+}
+
+/// Takes the lock that says which daemon owns a root directory; it goes with the process.
+fn lock(path: &Path) -> anyhow::Result<std::fs::File> {
+    let file = std::fs::File::create(path).with_context(|| format!("open {}", path.display()))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("{} is held: another cri-server owns this root", path.display()))?;
+    Ok(file)
+}

@@ -1,0 +1,179 @@
+//! What can go wrong in an RPC, and its gRPC code: one mapping, without a catch-all arm.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+
+use tonic::{Code, Status};
+
+use crate::host::cni::CniError;
+use crate::host::monitor::MonitorError;
+use crate::host::user::UserError;
+use crate::image::ImageError;
+use crate::model::container::Denied;
+use crate::spec::SpecError;
+use crate::store::record::RecordError;
+
+/// What can go wrong in an RPC.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such object.
+    #[error("{kind} {id:?} is not found")]
+    NotFound {
+        /// Kind of the object.
+        kind: &'static str,
+        /// What the caller named.
+        id: String,
+    },
+    /// A field of the request cannot be used.
+    #[error("{field}: {reason}")]
+    InvalidArgument {
+        /// Path of the field.
+        field: &'static str,
+        /// What was expected.
+        reason: String,
+    },
+    /// The name is taken by an object that is not the one asked for.
+    #[error("{kind} {name} {reason}")]
+    AlreadyExists {
+        /// Kind of the object.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// Who has it.
+        reason: String,
+    },
+    /// The object is in a state that does not allow this.
+    #[error("{kind} {id}: {reason}")]
+    FailedPrecondition {
+        /// Kind of the object.
+        kind: &'static str,
+        /// Its id.
+        id: String,
+        /// What is in the way.
+        reason: String,
+    },
+    /// A wait took too long.
+    #[error("{stage} took longer than {seconds} s")]
+    DeadlineExceeded {
+        /// What was being done.
+        stage: String,
+        /// The limit.
+        seconds: u64,
+    },
+    /// An urgent operation took the object away.
+    #[error("{0} was aborted by a stop")]
+    Aborted(String),
+    /// Nothing of ours.
+    #[error("{0} is not implemented")]
+    Unimplemented(&'static str),
+    /// The node refused.
+    #[error("{doing}")]
+    Host {
+        /// What was being done, and to what.
+        doing: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A defect of ours.
+    #[error("{0}")]
+    Internal(String),
+    /// Failed, and what had been done could not be taken back: it is retried by stop and remove, and at start.
+    #[error("{doing}; and left behind: {}", left.join("; "))]
+    Undone {
+        /// What was being done.
+        doing: String,
+        /// Undo steps that failed.
+        left: Vec<String>,
+        /// Why it failed.
+        #[source]
+        source: Box<Error>,
+    },
+    /// Images.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Network plugins.
+    #[error(transparent)]
+    Cni(#[from] CniError),
+    /// The pod's monitor and the OCI runtime that it runs.
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
+    /// The OCI runtime specification.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The container's user.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// Records.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The result of an operation that several callers waited for.
+    #[error(transparent)]
+    Shared(Arc<Error>),
+}
+
+impl Error {
+    /// A host error with what was being done.
+    pub fn host(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Host { doing, source }
+    }
+
+    /// A refused transition of the container `id`.
+    pub fn denied(id: impl ToString) -> impl FnOnce(Denied) -> Self {
+        let id = id.to_string();
+        move |denied| Self::FailedPrecondition { kind: "container", id, reason: denied.to_string() }
+    }
+
+    /// The gRPC code that the CRI's users expect.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NotFound { .. } => Code::NotFound,
+            Self::InvalidArgument { .. } => Code::InvalidArgument,
+            Self::AlreadyExists { .. } => Code::AlreadyExists,
+            Self::FailedPrecondition { .. } => Code::FailedPrecondition,
+            Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
+            Self::Aborted(_) => Code::Aborted,
+            Self::Unimplemented(_) => Code::Unimplemented,
+            Self::Host { source, .. } => io_code(source),
+            Self::Internal(_) => Code::Internal,
+            Self::Undone { source, .. } => source.code(),
+            Self::Image(error) => image_code(error),
+            Self::Cni(error) => cni_code(error),
+            Self::Monitor(error) => monitor_code(error),
+            Self::Spec(error) => spec_code(error),
+            Self::User(error) => user_code(error),
+            Self::Record(RecordError::Io { source, .. }) => io_code(source),
+            Self::Record(RecordError::Damaged { .. } | RecordError::Newer { .. }) => Code::Internal,
+            Self::Shared(error) => error.code(),
+        }
+    }
+}
+
+/// An error and everything that caused it, in one line.
+pub fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn io_code(error: &std::io::Error) -> Code {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Code::ResourceExhausted,
+        std::io::ErrorKind::TimedOut => Code::DeadlineExceeded,
+        _other => Code::Internal,
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        Status::new(error.code(), chain(&error))
+    }
+}

@@ -1,0 +1,255 @@
+//! What a start finds: records × kernel objects → truth.
+//!
+//! Every record is read first. Then each pod is looked at on its own and in parallel: its monitor answers, or what
+//! the pod had is taken back. At last everything that no live object owns is undone, except where a record was
+//! unreadable: then nothing of that kind is collected, since it may belong to the quarantined object.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::daemon::Daemon;
+use crate::error::{Error, chain};
+use crate::host::mount;
+use crate::host::monitor::{ContainerStatus, Monitor, MonitorState};
+use crate::model::container::{ContainerState, Exit};
+use crate::model::id::{ContainerId, PodId};
+use crate::model::sandbox::SandboxState;
+use crate::monitor::record::{self as exit_record, ExitRecord};
+use crate::steps::{supervise, teardown};
+use crate::store;
+use crate::store::container::{self, Container, ContainerRecord};
+use crate::store::record::{self, RecordError};
+use crate::store::sandbox::{self, Sandbox, SandboxRecord};
+
+/// Longest wait for a monitor: a wedged one must not keep the others from being served.
+const ANSWER: Duration = Duration::from_secs(4);
+
+/// Objects that could not be read: what may belong to them is left alone.
+#[derive(Debug, Default)]
+struct Quarantine {
+    pods: bool,
+    containers: bool,
+}
+
+/// Brings memory, records and kernel into agreement. Never fails as a whole: what cannot be mended is logged.
+pub async fn recover(daemon: &Arc<Daemon>) -> Result<(), Error> {
+    let quarantine = load(daemon)?;
+    let mut pods = tokio::task::JoinSet::new();
+    for sandbox in daemon.sandboxes.all() {
+        let daemon = daemon.clone();
+        pods.spawn(async move { recover_pod(&daemon, &sandbox).await });
+    }
+    while let Some(result) = pods.join_next().await {
+        if let Err(error) = result {
+            tracing::error!(%error, "a pod cannot be recovered");
+        }
+    }
+    collect(daemon, &quarantine).await;
+    Ok(())
+}
+
+fn load(daemon: &Daemon) -> Result<Quarantine, Error> {
+    let mut quarantine = Quarantine::default();
+    for (id, directory) in directories::<PodId>(&daemon.paths.pods())? {
+        match record::read::<SandboxRecord>(&sandbox::path(&directory)) {
+            Ok(Some(record)) => daemon.sandboxes.insert(id.as_str(), Sandbox::new(record, directory)),
+            Ok(None) => {}
+            Err(error) => quarantine.pods |= unreadable(&error),
+        }
+    }
+    for (id, directory) in directories::<ContainerId>(&daemon.paths.containers())? {
+        match record::read::<ContainerRecord>(&container::path(&directory)) {
+            Ok(Some(record)) => daemon.containers.insert(id.as_str(), Container::new(record, directory)),
+            Ok(None) => {}
+            Err(error) => quarantine.containers |= unreadable(&error),
+        }
+    }
+    Ok(quarantine)
+}
+
+fn unreadable(error: &RecordError) -> bool {
+    tracing::error!(error = chain(error), "quarantined: nothing of its kind is collected until it is removed by hand");
+    true
+}
+
+/// Subdirectories whose names are ids.
+fn directories<Id: TryFrom<String>>(parent: &Path) -> Result<Vec<(Id, std::path::PathBuf)>, Error> {
+    let reading = || Error::host(format!("read directory {}", parent.display()));
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(parent).map_err(reading())? {
+        let entry = entry.map_err(reading())?;
+        if let Ok(id) = Id::try_from(entry.file_name().to_string_lossy().into_owned()) {
+            found.push((id, entry.path()));
+        }
+    }
+    Ok(found)
+}
+
+async fn recover_pod(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) {
+    let _operation = sandbox.operation.lock().await;
+    for container in daemon.containers_of(sandbox.id()) {
+        if container.state() == ContainerState::Creating {
+            report(sandbox, teardown::erase_container(daemon, &container).await);
+        }
+    }
+    let this_boot = sandbox.fixed.boot_id == daemon.boot_id;
+    match sandbox.state() {
+        SandboxState::Creating => report(sandbox, teardown::erase_sandbox(daemon, sandbox).await),
+        SandboxState::Ready { .. } if this_boot => match attach(daemon, sandbox).await {
+            Some((monitor, state)) => adopt(daemon, sandbox, monitor, &state),
+            None => abandon(daemon, sandbox).await,
+        },
+        SandboxState::Ready { .. } | SandboxState::NotReady { .. } => abandon(daemon, sandbox).await,
+    }
+}
+
+async fn attach(daemon: &Daemon, sandbox: &Sandbox) -> Option<(Monitor, MonitorState)> {
+    let attached = tokio::time::timeout(ANSWER, async {
+        let monitor = Monitor::attach(&daemon.paths.monitor_socket(sandbox.id())).await?;
+        let state = monitor.state().await?;
+        Ok::<_, crate::host::monitor::MonitorError>((monitor, state))
+    });
+    match attached.await {
+        Ok(Ok(attached)) => Some(attached),
+        Ok(Err(error)) => {
+            tracing::warn!(pod = sandbox.id().short(), error = chain(&error), "its monitor is gone");
+            None
+        }
+        Err(_) => {
+            tracing::warn!(pod = sandbox.id().short(), "its monitor did not answer within {} s", ANSWER.as_secs());
+            None
+        }
+    }
+}
+
+/// Takes over a pod whose monitor lives.
+fn adopt(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, monitor: Monitor, state: &MonitorState) {
+    supervise::follow(daemon, sandbox, monitor);
+    for container in daemon.containers_of(sandbox.id()) {
+        let known = state.containers.iter().find(|known| known.id == container.id.as_str());
+        match known.map(|known| &known.status) {
+            Some(ContainerStatus::Running { pid, started_at_ns }) => {
+                show(&container, ContainerState::Running { pid: *pid, started_at: *started_at_ns });
+            }
+            Some(ContainerStatus::Exited(record)) => supervise::exited(daemon, record),
+            Some(ContainerStatus::Created { .. } | ContainerStatus::Creating) => {}
+            None => {
+                settle(daemon, &container);
+                teardown::release_later(daemon, container);
+            }
+        }
+    }
+}
+
+fn show(container: &Container, state: ContainerState) {
+    if let Err(error) = container.enter(state) {
+        tracing::error!(container = container.id.short(), error = chain(&error), "its state cannot be recorded");
+    }
+}
+
+/// Takes back what a pod had whose monitor or boot is gone; its records stay until it is removed.
+async fn abandon(daemon: &Arc<Daemon>, sandbox: &Sandbox) {
+    for container in daemon.containers_of(sandbox.id()) {
+        if sandbox.fixed.boot_id == daemon.boot_id
+            && let Err(error) = teardown::kill_cgroup(daemon, &container).await
+        {
+            tracing::error!(container = container.id.short(), error = chain(&error), "cannot be killed");
+        }
+        settle(daemon, &container);
+    }
+    report(sandbox, teardown::release_sandbox(daemon, sandbox).await);
+    if sandbox.state().is_ready()
+        && let Err(error) = sandbox.enter(sandbox.state().stopped())
+    {
+        tracing::error!(pod = sandbox.id().short(), error = chain(&error), "cannot be recorded as not ready");
+    }
+}
+
+/// Gives a container without a monitor its end: the recorded one, or that nobody saw it.
+fn settle(daemon: &Daemon, container: &Container) {
+    if container.state().is_exited() {
+        return;
+    }
+    let path = container::exit_path(&daemon.paths.container(&container.id));
+    let exit = match exit_record::read(&path) {
+        Ok(Some(record)) => seen(container, &record),
+        Ok(None) => unseen(container),
+        Err(error) => {
+            tracing::error!(container = container.id.short(), error = chain(&error), "its exit record is unreadable");
+            unseen(container)
+        }
+    };
+    supervise::end(container, exit);
+}
+
+fn seen(container: &Container, record: &ExitRecord) -> Exit {
+    supervise::exit(container, record)
+}
+
+fn unseen(container: &Container) -> Exit {
+    Exit::unseen(container.state().started_at(), store::now(), "nobody saw the end: the monitor was gone")
+}
+
+fn report(sandbox: &Sandbox, failures: Vec<String>) {
+    for failure in failures {
+        tracing::error!(pod = sandbox.id().short(), failure, "left behind, to be retried by stop and remove");
+    }
+}
+
+/// Undoes what no live object owns.
+async fn collect(daemon: &Arc<Daemon>, quarantine: &Quarantine) {
+    if !quarantine.pods {
+        collect_pods(daemon).await;
+    }
+    if !quarantine.containers {
+        collect_containers(daemon).await;
+        daemon.collect_layers();
+    }
+}
+
+async fn collect_pods(daemon: &Arc<Daemon>) {
+    for attachment in daemon.cni.attachments() {
+        if daemon.sandboxes.find(&attachment.container_id).is_none()
+            && let Err(error) = daemon.cni.del(&attachment.container_id).await
+        {
+            tracing::error!(pod = attachment.container_id, error = chain(&error), "its network is left behind");
+        }
+    }
+    for parent in [daemon.paths.pods(), daemon.paths.pod_states()] {
+        for (id, directory) in directories::<PodId>(&parent).unwrap_or_default() {
+            if daemon.sandboxes.find(id.as_str()).is_none() {
+                sweep(&directory, &[daemon.paths.shm(&id), daemon.paths.netns(&id)]);
+            }
+        }
+    }
+}
+
+async fn collect_containers(daemon: &Arc<Daemon>) {
+    for container in daemon.containers.all() {
+        if daemon.sandboxes.find(container.pod_id.as_str()).is_none() {
+            let left = teardown::erase_container(daemon, &container).await;
+            for failure in left {
+                tracing::error!(container = container.id.short(), failure, "a container without a pod stays");
+            }
+        }
+    }
+    for parent in [daemon.paths.containers(), daemon.paths.bundles()] {
+        for (id, directory) in directories::<ContainerId>(&parent).unwrap_or_default() {
+            if daemon.containers.find(id.as_str()).is_none() {
+                sweep(&directory, &[daemon.paths.rootfs(&id)]);
+            }
+        }
+    }
+}
+
+/// Unmounts and removes a directory without an owner.
+fn sweep(directory: &Path, mounts: &[std::path::PathBuf]) {
+    let swept = mounts
+        .iter()
+        .try_for_each(|path| mount::unmount(path))
+        .and_then(|()| mount::remove_tree(directory));
+    if let Err(error) = swept {
+        tracing::error!(directory = %directory.display(), %error, "a directory without an owner stays");
+    }
+}

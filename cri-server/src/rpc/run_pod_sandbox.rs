@@ -1,0 +1,168 @@
+//! RunPodSandbox: namespaces, network and files of a pod, without a pause container.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
+
+use crate::daemon::Daemon;
+use crate::detached::blocking;
+use crate::error::Error;
+use crate::host::cni::Attachment;
+use crate::host::monitor::{Monitor, Namespace, NewNamespace, PodSetup};
+use crate::model::id::PodId;
+use crate::model::name::Name;
+use crate::model::sandbox::{Pins, SandboxState};
+use crate::spec;
+use crate::steps::cri_config::{check_sandbox, invalid, missing, namespace_options};
+use crate::steps::{pod_files, supervise, teardown};
+use crate::store;
+use crate::store::message::digest;
+use crate::store::sandbox::{Sandbox, SandboxRecord};
+
+/// Makes a pod sandbox, or returns the one that an equal request has made.
+pub async fn run_pod_sandbox(
+    daemon: &Arc<Daemon>,
+    request: RunPodSandboxRequest,
+) -> Result<RunPodSandboxResponse, Error> {
+    let config = request.config.as_ref().ok_or_else(|| missing("config"))?;
+    check_sandbox(config)?;
+    spec::check_sysctls(config)?;
+    daemon.oci(&request.runtime_handler)?;
+    let metadata = config.metadata.clone().unwrap_or_default();
+    let name = Name::sandbox(&metadata.name, &metadata.namespace, &metadata.uid, metadata.attempt);
+    let digest = digest(&request);
+    let work = find_or_make(daemon.clone(), name.clone(), request);
+    let id = daemon.making_sandboxes.run(name, digest, work).await?;
+    Ok(RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
+}
+
+async fn find_or_make(daemon: Arc<Daemon>, name: Name, request: RunPodSandboxRequest) -> Result<PodId, Error> {
+    let config = request.config.unwrap_or_default();
+    let existing = daemon.sandboxes.all().into_iter().find(|sandbox| sandbox.name == name);
+    if let Some(sandbox) = existing {
+        let equal = sandbox.fixed.config == config && sandbox.fixed.runtime_handler == request.runtime_handler;
+        if equal && sandbox.state().is_ready() {
+            return Ok(sandbox.id().clone());
+        }
+        let reason = format!("is the name of pod sandbox {}", sandbox.id());
+        return Err(Error::AlreadyExists { kind: "pod sandbox", name: name.to_string(), reason });
+    }
+    let record = plan(&daemon, config, request.runtime_handler)?;
+    let directory = daemon.paths.pod(&record.id);
+    let sandbox = Sandbox::new(record, directory.clone());
+    let _operation = sandbox.operation.lock().await;
+    blocking(move || pod_files::make_directory(&directory, 0o700))
+        .await?
+        .map_err(Error::host("make the directory of the pod's record"))?;
+    sandbox.enter(SandboxState::Creating)?;
+    daemon.sandboxes.insert(sandbox.id().as_str(), sandbox.clone());
+    match make(&daemon, &sandbox).await {
+        Ok(()) => Ok(sandbox.id().clone()),
+        Err(error) => {
+            let left = teardown::erase_sandbox(&daemon, &sandbox).await;
+            if !left.is_empty() {
+                sandbox.enter(sandbox.state().stopped())?;
+            }
+            Err(teardown::undone(error, left, format!("make pod sandbox {}", sandbox.id())))
+        }
+    }
+}
+
+/// Names everything that the sandbox will own, before any of it exists.
+fn plan(daemon: &Daemon, config: PodSandboxConfig, runtime_handler: String) -> Result<SandboxRecord, Error> {
+    let id = PodId::generate();
+    let options = namespace_options(&config);
+    let own = |mode: i32| mode == NamespaceMode::Pod as i32;
+    let network = own(options.network);
+    let pins = Pins {
+        net: network.then(|| daemon.paths.netns(&id)),
+        uts: network.then(|| daemon.paths.pin(&id, "uts")),
+        ipc: own(options.ipc).then(|| daemon.paths.pin(&id, "ipc")),
+        pid: own(options.pid).then(|| daemon.paths.pin(&id, "pid")),
+    };
+    let wanted = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
+    let cgroup_parent = match wanted {
+        "" => format!("{}/{id}", daemon.config.cgroup.parent.trim_end_matches('/')),
+        path => crate::host::cgroup::check_parent(path)
+            .map_err(|error| invalid("config.linux.cgroup_parent", error.to_string()))?,
+    };
+    Ok(SandboxRecord {
+        id,
+        boot_id: daemon.boot_id.clone(),
+        created_at: store::now(),
+        runtime_handler,
+        pins,
+        cgroup_parent,
+        state: SandboxState::Creating,
+        config,
+    })
+}
+
+async fn make(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    let (paths, id, config) = (daemon.paths.clone(), sandbox.id().clone(), sandbox.fixed.config.clone());
+    blocking(move || pod_files::prepare(&paths, &id, &config)).await??;
+    let monitor = Monitor::spawn(&daemon.config.monitor, &setup(daemon, sandbox)).await?;
+    supervise::follow(daemon, sandbox, monitor);
+    let ips = attach(daemon, sandbox).await?;
+    if *sandbox.abort.borrow() {
+        return Err(Error::Aborted(format!("making pod sandbox {}", sandbox.id())));
+    }
+    let (paths, id, config) = (daemon.paths.clone(), sandbox.id().clone(), sandbox.fixed.config.clone());
+    let hosts_ips = ips.clone();
+    blocking(move || pod_files::write_hosts(&paths, &id, &config, &hosts_ips)).await??;
+    sandbox.enter(SandboxState::Ready { ips })?;
+    Ok(())
+}
+
+/// Connects the pod to the network. Returns its addresses, the primary one first.
+async fn attach(daemon: &Daemon, sandbox: &Sandbox) -> Result<Vec<String>, Error> {
+    let Some(netns) = &sandbox.fixed.pins.net else { return Ok(Vec::new()) };
+    let metadata = sandbox.fixed.metadata();
+    let attachment = Attachment {
+        container_id: sandbox.id().to_string(),
+        netns: netns.clone(),
+        ifname: "eth0".into(),
+        pod_name: metadata.name,
+        pod_namespace: metadata.namespace,
+        pod_uid: metadata.uid,
+        port_mappings: sandbox.fixed.config.port_mappings.clone(),
+        dns: sandbox.fixed.config.dns_config.clone(),
+        annotations: sandbox.fixed.config.annotations.clone(),
+    };
+    let attached = daemon.cni.add(&attachment, sandbox.abort.subscribe()).await?;
+    Ok(attached.ips.iter().map(ToString::to_string).collect())
+}
+
+fn setup(daemon: &Daemon, sandbox: &Sandbox) -> PodSetup {
+    let pins = &sandbox.fixed.pins;
+    let config = &sandbox.fixed.config;
+    let kinds = [
+        (Namespace::Net, &pins.net),
+        (Namespace::Uts, &pins.uts),
+        (Namespace::Ipc, &pins.ipc),
+        (Namespace::Pid, &pins.pid),
+    ];
+    let namespaces = kinds
+        .into_iter()
+        .filter_map(|(kind, pin)| pin.clone().map(|pin| NewNamespace { kind, pin }))
+        .collect();
+    PodSetup {
+        pod_id: sandbox.id().to_string(),
+        dir: daemon.paths.pod_state(sandbox.id()),
+        namespaces,
+        hostname: pins.uts.as_ref().map(|_| pod_files::hostname(config)),
+        sysctls: sysctls(config, pins),
+    }
+}
+
+/// What the request asks for, over what every pod with its own network gets.
+fn sysctls(config: &PodSandboxConfig, pins: &Pins) -> BTreeMap<String, String> {
+    let mut sysctls = BTreeMap::new();
+    if pins.net.is_some() {
+        sysctls.insert("net.ipv4.ip_unprivileged_port_start".to_string(), "0".to_string());
+        sysctls.insert("net.ipv4.ping_group_range".to_string(), "0 2147483647".to_string());
+    }
+    sysctls.extend(config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default());
+    sysctls
+}

@@ -1,0 +1,7 @@
+//! Steps that several RPCs and the recovery share. RPCs import these; these never import an RPC.
+
+pub mod convert;
+pub mod cri_config;
+pub mod pod_files;
+pub mod supervise;
+pub mod teardown;

@@ -1,0 +1,98 @@
+//! Follows the monitors: an exit becomes a state, a lost monitor becomes lost containers.
+
+use std::sync::Arc;
+
+use super::teardown;
+use crate::daemon::Daemon;
+use crate::error::chain;
+use crate::host::monitor::{Event, Monitor};
+use crate::model::container::{ContainerState, Exit};
+use crate::monitor::record::ExitRecord;
+use crate::store;
+use crate::store::container::Container;
+use crate::store::sandbox::Sandbox;
+
+/// Puts the monitor in place and follows its events until it is gone.
+pub fn follow(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, monitor: Monitor) {
+    let mut events = monitor.events();
+    sandbox.set_monitor(Some(monitor));
+    let (daemon, sandbox) = (daemon.clone(), sandbox.clone());
+    tokio::spawn(async move {
+        loop {
+            match events.recv().await {
+                Ok(Event::ContainerExited(record)) => exited(&daemon, &record),
+                Ok(Event::ExecExited { .. }) => {}
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => catch_up(&daemon, &sandbox).await,
+                Ok(Event::Gone) | Err(tokio::sync::broadcast::error::RecvError::Closed) => break,
+            }
+        }
+        if sandbox.monitor().is_some() {
+            lost(&daemon, &sandbox).await;
+        }
+    });
+}
+
+/// Takes over an end that the monitor has recorded.
+pub fn exited(daemon: &Arc<Daemon>, record: &ExitRecord) {
+    let Some(container) = daemon.containers.find(&record.container_id) else { return };
+    if container.state().is_exited() {
+        return;
+    }
+    end(&container, exit(&container, record));
+    teardown::release_later(daemon, container);
+}
+
+/// The end that a monitor's record describes.
+pub fn exit(container: &Container, record: &ExitRecord) -> Exit {
+    let reason = match (record.oom_killed, record.exit_code) {
+        (true, _) => "OOMKilled",
+        (false, 0) => "Completed",
+        (false, _) => "Error",
+    };
+    Exit {
+        started_at: container.state().started_at(),
+        finished_at: record.finished_at_ns,
+        exit_code: record.exit_code,
+        reason: reason.into(),
+        message: String::new(),
+    }
+}
+
+/// Records an end; one that cannot be written is at least shown.
+pub fn end(container: &Container, exit: Exit) {
+    if let Err(error) = container.enter(ContainerState::Exited(exit.clone())) {
+        tracing::error!(container = container.id.short(), error = chain(&error), "the end cannot be recorded");
+        container.show_exit(exit);
+    }
+}
+
+/// Asks for all states again after events were missed.
+async fn catch_up(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) {
+    let Some(monitor) = sandbox.monitor() else { return };
+    match monitor.state().await {
+        Ok(state) => state.containers.iter().filter_map(|c| c.exit.as_ref()).for_each(|record| exited(daemon, record)),
+        Err(error) => tracing::warn!(pod = sandbox.id().short(), error = chain(&error), "the monitor is silent"),
+    }
+}
+
+/// The monitor is gone without having been told to go: nothing of the pod may go on unseen.
+pub async fn lost(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) {
+    tracing::error!(pod = sandbox.id().short(), "the monitor is gone; its containers are killed");
+    sandbox.set_monitor(None);
+    for container in daemon.containers_of(sandbox.id()) {
+        if container.state().is_exited() {
+            continue;
+        }
+        if let Err(error) = teardown::kill_cgroup(daemon, &container).await {
+            tracing::error!(container = container.id.short(), error = chain(&error), "cannot be killed");
+        }
+        let at = container.state().started_at();
+        end(&container, Exit::unseen(at, store::now(), "the pod's monitor died"));
+        teardown::release_later(daemon, container);
+    }
+    if sandbox.state().is_ready()
+        && let Err(error) = sandbox.enter(sandbox.state().stopped())
+    {
+        tracing::error!(pod = sandbox.id().short(), error = chain(&error), "cannot be recorded as not ready");
+    }
+}

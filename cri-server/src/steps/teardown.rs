@@ -1,0 +1,234 @@
+//! Taking things back. Everything that a pod or a container owns has a name in its record, so every step here is
+//! idempotent, takes "already gone" for success, and is the same for a failed create, a stop, a remove and a
+//! recovery. Teardown never stops at the first error.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::daemon::Daemon;
+use crate::detached::blocking;
+use crate::error::{Error, chain};
+use crate::host::monitor::Target;
+use crate::host::{cgroup, mount};
+use crate::model::container::Exit;
+use crate::store;
+use crate::store::container::Container;
+use crate::store::sandbox::Sandbox;
+
+/// Longest time for one call of the OCI runtime or the monitor.
+const CALL: Duration = Duration::from_secs(20);
+/// Longest wait for the end of a killed process.
+const KILLED: Duration = Duration::from_secs(10);
+
+/// Kills the container's processes and waits until its end is known.
+pub async fn kill(daemon: &Daemon, container: &Container) -> Result<(), Error> {
+    let mut state = container.watch();
+    if state.borrow_and_update().is_exited() {
+        return Ok(());
+    }
+    let monitor = daemon.sandboxes.find(container.pod_id.as_str()).and_then(|sandbox| sandbox.monitor());
+    let signalled = match monitor {
+        Some(monitor) => {
+            let target = Target::Container(container.id.to_string());
+            tokio::time::timeout(CALL, monitor.signal(target, libc::SIGKILL)).await.is_ok_and(|sent| sent.is_ok())
+        }
+        None => false,
+    };
+    if signalled && tokio::time::timeout(KILLED, state.wait_for(|state| state.is_exited())).await.is_ok() {
+        return Ok(());
+    }
+    kill_cgroup(daemon, container).await?;
+    let at = container.state().started_at();
+    let unseen = Exit::unseen(at, store::now(), "the monitor did not report the end");
+    container.show_exit(unseen);
+    Ok(())
+}
+
+/// Kills what is in the container's cgroup, whoever started it.
+pub async fn kill_cgroup(daemon: &Daemon, container: &Container) -> Result<(), Error> {
+    let cgroup = daemon.cgroups.cgroup(&container.record().cgroups_path);
+    let path = container.record().cgroups_path.clone();
+    blocking(move || cgroup.kill_all()).await?.map_err(Error::host(format!("kill the processes of cgroup {path}")))
+}
+
+/// Takes back what a container has for this boot: the OCI runtime's state, its cgroup, its root, its bundle.
+pub async fn release_container(daemon: &Daemon, container: &Container) -> Vec<String> {
+    let mut failures = Vec::new();
+    let record = container.record();
+    let id = container.id.to_string();
+    let monitor = daemon.sandboxes.find(container.pod_id.as_str()).and_then(|sandbox| sandbox.monitor());
+    let mut deleted = false;
+    if let Some(monitor) = monitor {
+        match tokio::time::timeout(CALL, monitor.delete(&id)).await {
+            Ok(Ok(())) => deleted = true,
+            Ok(Err(error)) => tracing::debug!(container = id, error = chain(&error), "the monitor could not delete"),
+            Err(_) => tracing::warn!(container = id, "the monitor did not answer a delete"),
+        }
+    }
+    if !deleted {
+        note(&mut failures, "kill", kill_cgroup(daemon, container).await);
+        let deletion = match daemon.oci(&record.handler) {
+            Ok(oci) => oci.delete(&id, CALL).await,
+            Err(error) => Err(chain(&error)),
+        };
+        failures.extend(deletion.err());
+    }
+    let cgroup = daemon.cgroups.cgroup(&record.cgroups_path);
+    let rootfs = daemon.paths.rootfs(&container.id);
+    let bundle = daemon.paths.bundle(&container.id);
+    let removed = blocking(move || {
+        let unmounted = mount::unmount(&rootfs);
+        // A root that is still mounted must not be walked into: its files are the layers'.
+        let removed = if unmounted.is_ok() { mount::remove_tree(&bundle) } else { Ok(()) };
+        [("cgroup", cgroup.remove()), ("root", unmounted), ("bundle", removed)]
+    })
+    .await;
+    match removed {
+        Ok(results) => failures.extend(results.into_iter().filter_map(failure)),
+        Err(error) => failures.push(chain(&error)),
+    }
+    failures
+}
+
+/// Takes back all of a container, its writable layer, and last its record.
+pub async fn erase_container(daemon: &Daemon, container: &Container) -> Vec<String> {
+    let mut failures = Vec::new();
+    note(&mut failures, "kill", kill(daemon, container).await);
+    failures.extend(release_container(daemon, container).await);
+    if !failures.is_empty() {
+        return failures;
+    }
+    let directory = daemon.paths.container(&container.id);
+    let erased = blocking(move || erase_directory(&directory)).await;
+    match erased {
+        Ok(Ok(())) => daemon.containers.remove(container.id.as_str()),
+        Ok(Err(error)) => failures.push(format!("writable layer: {error}")),
+        Err(error) => failures.push(chain(&error)),
+    }
+    failures
+}
+
+/// Takes back what a sandbox has for this boot: containers, network, monitor, namespaces, shared memory.
+pub async fn release_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> {
+    let mut failures = Vec::new();
+    for container in daemon.containers_of(sandbox.id()) {
+        note(&mut failures, "kill a container", kill(daemon, &container).await);
+        failures.extend(release_container(daemon, &container).await);
+    }
+    if sandbox.fixed.pins.net.is_some()
+        && let Err(error) = daemon.cni.del(sandbox.id().as_str()).await
+    {
+        failures.push(format!("network: {}", chain(&error)));
+    }
+    failures.extend(end_monitor(daemon, sandbox).await);
+    let pins: Vec<_> = sandbox.fixed.pins.iter().cloned().collect();
+    let shm = daemon.paths.shm(sandbox.id());
+    let cgroup = owned_cgroup(daemon, sandbox);
+    let undone = blocking(move || {
+        let mut results: Vec<_> = pins.iter().map(|pin| ("namespace", mount::unpin(pin))).collect();
+        results.push(("shared memory", mount::unmount(&shm)));
+        results.extend(cgroup.map(|cgroup| ("cgroup", cgroup.remove())));
+        results
+    })
+    .await;
+    match undone {
+        Ok(results) => failures.extend(results.into_iter().filter_map(failure)),
+        Err(error) => failures.push(chain(&error)),
+    }
+    failures
+}
+
+/// Takes back all of a sandbox, its files, and last its record.
+pub async fn erase_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> {
+    let mut failures = Vec::new();
+    for container in daemon.containers_of(sandbox.id()) {
+        failures.extend(erase_container(daemon, &container).await);
+    }
+    failures.extend(release_sandbox(daemon, sandbox).await);
+    if !failures.is_empty() {
+        return failures;
+    }
+    let (state, directory) = (daemon.paths.pod_state(sandbox.id()), daemon.paths.pod(sandbox.id()));
+    let erased = blocking(move || {
+        mount::remove_tree(&state)?;
+        erase_directory(&directory)
+    })
+    .await;
+    match erased {
+        Ok(Ok(())) => daemon.sandboxes.remove(sandbox.id().as_str()),
+        Ok(Err(error)) => failures.push(format!("files: {error}")),
+        Err(error) => failures.push(chain(&error)),
+    }
+    failures
+}
+
+/// Runs the teardown of a create that failed with `error`, and says what it left, if anything.
+pub fn undone(error: Error, left: Vec<String>, doing: impl Into<String>) -> Error {
+    if left.is_empty() {
+        return error;
+    }
+    Error::Undone { doing: doing.into(), left, source: Box::new(error) }
+}
+
+/// Releases an exited container in the background.
+pub fn release_later(daemon: &Arc<Daemon>, container: Arc<Container>) {
+    let daemon = daemon.clone();
+    tokio::spawn(async move {
+        let _one_at_a_time = container.operation.lock().await;
+        for failure in release_container(&daemon, &container).await {
+            tracing::warn!(container = container.id.short(), failure, "left behind, to be retried at removal");
+        }
+    });
+}
+
+/// Ends the sandbox's monitor, one that this daemon has not attached to included.
+async fn end_monitor(daemon: &Daemon, sandbox: &Sandbox) -> Option<String> {
+    let socket = daemon.paths.monitor_socket(sandbox.id());
+    let monitor = match sandbox.monitor() {
+        Some(monitor) => Some(monitor),
+        None if socket.exists() => crate::host::monitor::Monitor::attach(&socket).await.ok(),
+        None => None,
+    };
+    sandbox.set_monitor(None);
+    let ended = tokio::time::timeout(CALL, monitor?.shutdown()).await;
+    match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(format!("monitor: {}", chain(&error))),
+        Err(_) => Some(format!("monitor: no answer within {} s", CALL.as_secs())),
+    }
+}
+
+/// The pod's own cgroup: only where the request named no parent.
+fn owned_cgroup(daemon: &Daemon, sandbox: &Sandbox) -> Option<cgroup::Cgroup> {
+    let parent = &sandbox.fixed.cgroup_parent;
+    parent.ends_with(sandbox.id().as_str()).then(|| daemon.cgroups.cgroup(parent))
+}
+
+/// Removes a record's directory, the record last.
+fn erase_directory(directory: &std::path::Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name() == "record.json" {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            mount::remove_tree(&entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    mount::remove_tree(directory)
+}
+
+fn failure((step, result): (&'static str, std::io::Result<()>)) -> Option<String> {
+    result.err().map(|error| format!("{step}: {error}"))
+}
+
+fn note(failures: &mut Vec<String>, step: &str, result: Result<(), Error>) {
+    failures.extend(result.err().map(|error| format!("{step}: {}", chain(&error))));
+}

@@ -1,0 +1,167 @@
+//! Containers: the record, the exit record, and the live object around them.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use proto::cri::{ContainerConfig, ContainerMetadata};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::record::{self, RecordError};
+use crate::host::fs::Durability;
+use crate::model::container::{ContainerState, Exit};
+use crate::model::id::{ContainerId, PodId};
+use crate::model::name::Name;
+
+/// What is on disk about a container: enough to serve it and to undo all of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// Id of the container.
+    pub id: ContainerId,
+    /// Id of its pod sandbox.
+    pub pod_id: PodId,
+    /// The boot in which its kernel objects were made.
+    pub boot_id: String,
+    /// When it was made, nanoseconds since the Unix epoch.
+    pub created_at: i64,
+    /// Name of the runtime handler that runs it.
+    pub handler: String,
+    /// Id of its image.
+    pub image_id: String,
+    /// A reference by digest to its image, or the id where there is none.
+    pub image_ref: String,
+    /// Keys of its image's layers, bottom first: they stay while the container does.
+    pub layers: Vec<String>,
+    /// Path of its cgroup, as the OCI runtime takes it.
+    pub cgroups_path: String,
+    /// Log file, absolute; empty when the output is discarded.
+    pub log_path: String,
+    /// Signal that asks it to stop.
+    pub stop_signal: i32,
+    /// User that its process runs as; `None` until the image's files have been read.
+    pub user: Option<User>,
+    /// State.
+    #[serde(flatten)]
+    pub state: ContainerState,
+    /// Configuration as it was requested.
+    #[serde(with = "super::message")]
+    pub config: ContainerConfig,
+}
+
+/// User that a container's process runs as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// A container in memory.
+#[derive(Debug)]
+pub struct Container {
+    /// Id of the container.
+    pub id: ContainerId,
+    /// Id of its pod sandbox.
+    pub pod_id: PodId,
+    /// Name, unique among live containers.
+    pub name: Name,
+    /// Held by the one operation that changes the container.
+    pub operation: tokio::sync::Mutex<()>,
+    /// When a stop in flight kills; `None` while nobody wants the container stopped. Only ever gets earlier.
+    pub kill_at: watch::Sender<Option<Instant>>,
+    record: Mutex<Arc<ContainerRecord>>,
+    state: watch::Sender<ContainerState>,
+    directory: PathBuf,
+}
+
+impl Container {
+    /// A container whose record lives in `directory`.
+    pub fn new(record: ContainerRecord, directory: PathBuf) -> Arc<Self> {
+        let state = watch::Sender::new(record.state.clone());
+        Arc::new(Self {
+            id: record.id.clone(),
+            pod_id: record.pod_id.clone(),
+            name: record.name(),
+            operation: tokio::sync::Mutex::default(),
+            kill_at: watch::Sender::new(None),
+            record: Mutex::new(Arc::new(record)),
+            state,
+            directory,
+        })
+    }
+
+    /// A snapshot of the record.
+    pub fn record(&self) -> Arc<ContainerRecord> {
+        self.lock().clone()
+    }
+
+    /// The state now.
+    pub fn state(&self) -> ContainerState {
+        self.state.borrow().clone()
+    }
+
+    /// To wait for a state.
+    pub fn watch(&self) -> watch::Receiver<ContainerState> {
+        self.state.subscribe()
+    }
+
+    /// Changes the record on disk, then lets readers see it. An exited container stays exited.
+    pub fn change(&self, change: impl FnOnce(&mut ContainerRecord)) -> Result<(), RecordError> {
+        let mut record = self.lock();
+        let mut next = ContainerRecord::clone(&record);
+        change(&mut next);
+        if record.state.is_exited() && !next.state.is_exited() {
+            next.state = record.state.clone();
+        }
+        record::write(&path(&self.directory), &next, Durability::Cached)?;
+        self.state.send_replace(next.state.clone());
+        *record = Arc::new(next);
+        Ok(())
+    }
+
+    /// Enters `state`. An exited container stays exited.
+    pub fn enter(&self, state: ContainerState) -> Result<(), RecordError> {
+        self.change(|record| record.state = state)
+    }
+
+    /// Shows an end that could not be written: better known in memory than not at all.
+    pub fn show_exit(&self, exit: Exit) {
+        let mut record = self.lock();
+        if !record.state.is_exited() {
+            let state = ContainerState::Exited(exit);
+            *record = Arc::new(ContainerRecord { state: state.clone(), ..ContainerRecord::clone(&record) });
+            self.state.send_replace(state);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Arc<ContainerRecord>> {
+        self.record.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl ContainerRecord {
+    /// Metadata of the configuration.
+    pub fn metadata(&self) -> ContainerMetadata {
+        self.config.metadata.clone().unwrap_or_default()
+    }
+
+    /// Name, unique among live containers.
+    fn name(&self) -> Name {
+        let metadata = self.metadata();
+        Name::container(&metadata.name, self.pod_id.as_str(), metadata.attempt)
+    }
+}
+
+/// Where the record of a container is.
+pub fn path(directory: &Path) -> PathBuf {
+    directory.join("record.json")
+}
+
+/// Where the monitor writes how a container ended.
+pub fn exit_path(directory: &Path) -> PathBuf {
+    directory.join("exit.json")
+}
