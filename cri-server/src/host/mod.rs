@@ -6,3 +6,7 @@ pub mod cni;
 pub mod fs;
 pub mod monitor;
 pub mod mount;
+pub mod node;
+pub mod oci;
+pub mod source;
+pub mod user;

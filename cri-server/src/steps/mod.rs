@@ -3,5 +3,6 @@
 pub mod convert;
 pub mod cri_config;
 pub mod pod_files;
+pub mod resolve;
 pub mod supervise;
 pub mod teardown;

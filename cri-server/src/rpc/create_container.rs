@@ -1,0 +1,255 @@
+//! CreateContainer: root file system, specification and first process of a container, ready to start.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use proto::cri::{ContainerConfig, CreateContainerRequest, CreateContainerResponse};
+
+use crate::daemon::Daemon;
+use crate::detached::blocking;
+use crate::error::Error;
+use crate::host::fs::{self, Durability, write_atomic};
+use crate::host::oci::OciRuntime;
+use crate::host::user::{self, ResolvedUser};
+use crate::image::{Image, Lease, overlay};
+use crate::model::container::ContainerState;
+use crate::model::id::ContainerId;
+use crate::model::name::Name;
+use crate::monitor::protocol::{CreateContainer, Runtime};
+use crate::spec;
+use crate::steps::cri_config::{missing, plain};
+use crate::steps::{pod_files, resolve, teardown};
+use crate::store;
+use crate::store::container::{Container, ContainerRecord, User};
+use crate::store::message::digest;
+use crate::store::sandbox::Sandbox;
+
+/// Makes a container, or returns the one that an equal request has made.
+pub async fn create_container(
+    daemon: &Arc<Daemon>,
+    request: CreateContainerRequest,
+) -> Result<CreateContainerResponse, Error> {
+    let digest = digest(&request);
+    let sandbox = daemon.sandbox(&request.pod_sandbox_id)?;
+    let config = request.config.ok_or_else(|| missing("config"))?;
+    let metadata = config.metadata.clone().ok_or_else(|| missing("config.metadata"))?;
+    if metadata.name.is_empty() {
+        return Err(missing("config.metadata.name"));
+    }
+    plain("config.metadata.name", &metadata.name)?;
+    let name = Name::container(&metadata.name, sandbox.id().as_str(), metadata.attempt);
+    let work = find_or_make(daemon.clone(), sandbox, name.clone(), config);
+    let id = daemon.making_containers.run(name, digest, work).await?;
+    Ok(CreateContainerResponse { container_id: id.to_string() })
+}
+
+async fn find_or_make(
+    daemon: Arc<Daemon>,
+    sandbox: Arc<Sandbox>,
+    name: Name,
+    config: ContainerConfig,
+) -> Result<ContainerId, Error> {
+    let existing = daemon.containers.all().into_iter().find(|container| container.name == name);
+    if let Some(container) = existing {
+        if container.record().config == config && matches!(container.state(), ContainerState::Created { .. }) {
+            return Ok(container.id.clone());
+        }
+        let reason = format!("is the name of container {}", container.id);
+        return Err(Error::AlreadyExists { kind: "container", name: name.to_string(), reason });
+    }
+    let wanted = config.image.as_ref().map(|image| image.image.as_str()).filter(|image| !image.is_empty());
+    let wanted = wanted.ok_or_else(|| missing("config.image.image"))?;
+    let image = daemon.images.get(wanted).ok_or_else(|| Error::NotFound { kind: "image", id: wanted.into() })?;
+    let lease = daemon.images.lease(&image);
+    let record = plan(&daemon, &sandbox, &image, config)?;
+    let directory = daemon.paths.container(&record.id);
+    let container = Container::new(record, directory.clone());
+    let _operation = container.operation.lock().await;
+    blocking(move || pod_files::make_directory(&directory, 0o711))
+        .await?
+        .map_err(Error::host("make the directory of the container's record"))?;
+    container.enter(ContainerState::Creating)?;
+    daemon.containers.insert(container.id.as_str(), container.clone());
+    match make(&daemon, &sandbox, &container, &image, lease).await {
+        Ok(()) => Ok(container.id.clone()),
+        Err(error) => {
+            let left = teardown::erase_container(&daemon, &container).await;
+            Err(teardown::undone(error, left, format!("make container {}", container.id)))
+        }
+    }
+}
+
+/// Names everything that the container will own, before any of it exists.
+fn plan(
+    daemon: &Daemon,
+    sandbox: &Sandbox,
+    image: &Image,
+    config: ContainerConfig,
+) -> Result<ContainerRecord, Error> {
+    if !sandbox.state().is_ready() {
+        let (kind, id) = ("pod sandbox", sandbox.id().to_string());
+        return Err(Error::FailedPrecondition { kind, id, reason: "is not ready".into() });
+    }
+    let id = ContainerId::generate();
+    let stop_signal = spec::stop_signal(&config, &image.config)?;
+    Ok(ContainerRecord {
+        pod_id: sandbox.id().clone(),
+        boot_id: daemon.boot_id.clone(),
+        created_at: store::now(),
+        handler: daemon.oci(&sandbox.fixed.runtime_handler)?.name,
+        image_id: image.id.clone(),
+        image_ref: image.repo_digests.first().unwrap_or(&image.id).clone(),
+        layers: image.layers.clone(),
+        cgroups_path: format!("{}/{id}", sandbox.fixed.cgroup_parent.trim_end_matches('/')),
+        log_path: resolve::log_path(&sandbox.fixed.config, &config)?,
+        stop_signal,
+        user: None,
+        state: ContainerState::Creating,
+        config,
+        id,
+    })
+}
+
+async fn make(
+    daemon: &Arc<Daemon>,
+    sandbox: &Arc<Sandbox>,
+    container: &Arc<Container>,
+    image: &Image,
+    _layers_stay: Lease,
+) -> Result<(), Error> {
+    let oci = daemon.oci(&sandbox.fixed.runtime_handler)?;
+    let bundle = Bundle {
+        daemon: daemon.clone(),
+        sandbox: sandbox.clone(),
+        container: container.clone(),
+        image: spec::ImageConfig::from(&image.config),
+    };
+    blocking(move || bundle.write()).await??;
+    let monitor = sandbox.monitor().ok_or_else(|| Error::FailedPrecondition {
+        kind: "pod sandbox",
+        id: sandbox.id().to_string(),
+        reason: "is not ready".into(),
+    })?;
+    let created = monitor.create(request(daemon, sandbox, container, oci)).await?;
+    container.enter(ContainerState::Created { pid: created.pid })?;
+    Ok(())
+}
+
+/// What the monitor has to know.
+fn request(daemon: &Daemon, sandbox: &Sandbox, container: &Container, oci: OciRuntime) -> CreateContainer {
+    let record = container.record();
+    let cgroup = daemon.cgroups.cgroup(&record.cgroups_path);
+    let metadata = record.metadata();
+    CreateContainer {
+        id: container.id.clone(),
+        bundle: daemon.paths.bundle(&container.id),
+        runtime: Runtime { path: oci.path, args: oci.args, root: oci.root },
+        terminal: record.config.tty,
+        stdin: record.config.stdin,
+        log_path: (!record.log_path.is_empty()).then(|| record.log_path.clone().into()),
+        log_line_limit: crate::monitor::protocol::default_log_line_limit(),
+        cgroup: cgroup.for_monitor(),
+        kill_cgroup: shares_processes(sandbox, &record),
+        exit_file: store::container::exit_path(&daemon.paths.container(&container.id)),
+        identity: serde_json::json!({
+            "name": metadata.name,
+            "attempt": metadata.attempt,
+            "pod": sandbox.fixed.metadata().name,
+            "namespace": sandbox.fixed.metadata().namespace,
+            "podUid": sandbox.fixed.metadata().uid,
+            "image": record.image_id,
+            "configDigest": digest(&record.config),
+        }),
+    }
+}
+
+/// Whether processes of the container outlive its first one: not where that is the first of a PID namespace.
+fn shares_processes(sandbox: &Sandbox, record: &ContainerRecord) -> bool {
+    use proto::cri::NamespaceMode::{Container, Pod};
+    let context = record.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let own = context.and_then(|context| context.namespace_options.as_ref()).map_or(0, |options| options.pid);
+    let pod = crate::steps::cri_config::namespace_options(&sandbox.fixed.config).pid;
+    !(own == Container as i32 || own == Pod as i32 && pod == Container as i32)
+}
+
+/// The OCI bundle to be written.
+struct Bundle {
+    daemon: Arc<Daemon>,
+    sandbox: Arc<Sandbox>,
+    container: Arc<Container>,
+    image: spec::ImageConfig,
+}
+
+impl Bundle {
+    /// Mounts the root and writes the specification. Blocks.
+    fn write(&self) -> Result<(), Error> {
+        let record = self.container.record();
+        let rootfs = self.mount_root(&record)?;
+        let user = self.resolve_user(&rootfs, &record.config)?;
+        let groups = user.additional_gids.clone();
+        self.container
+            .change(|record| record.user = Some(User { uid: user.uid, gid: user.gid, groups }))?;
+        if !record.log_path.is_empty() {
+            let parent = Path::new(&record.log_path).parent().unwrap_or(Path::new("/"));
+            std::fs::create_dir_all(parent).map_err(Error::host(format!("make {}", parent.display())))?;
+        }
+        let spec = self.specification(&record, &rootfs, &user)?;
+        let path = self.daemon.paths.bundle(&self.container.id).join("config.json");
+        let json = serde_json::to_vec(&spec).map_err(|error| Error::Internal(error.to_string()))?;
+        write_atomic(&path, &json, 0o600, Durability::Cached)
+            .map_err(Error::host(format!("write {}", path.display())))
+    }
+
+    fn mount_root(&self, record: &ContainerRecord) -> Result<std::path::PathBuf, Error> {
+        let own = self.daemon.paths.container(&record.id);
+        let bundle = self.daemon.paths.bundle(&record.id);
+        let rootfs = self.daemon.paths.rootfs(&record.id);
+        let (upper, work) = (own.join("upper"), own.join("work"));
+        for (path, mode) in [(&upper, 0o755), (&work, 0o700), (&bundle, 0o711), (&rootfs, 0o755)] {
+            pod_files::make_directory(path, mode).map_err(Error::host(format!("make {}", path.display())))?;
+        }
+        let layers: Vec<_> = record.layers.iter().map(|key| self.daemon.images.layer_path(key)).collect();
+        overlay::mount(&layers, Some((&upper, &work)), &rootfs)?;
+        Ok(rootfs)
+    }
+
+    fn resolve_user(&self, rootfs: &Path, config: &ContainerConfig) -> Result<ResolvedUser, Error> {
+        let root = fs::open_root(rootfs).map_err(Error::host(format!("open {}", rootfs.display())))?;
+        Ok(user::resolve(root, config, &self.image.user)?)
+    }
+
+    fn specification(
+        &self,
+        record: &ContainerRecord,
+        rootfs: &Path,
+        user: &ResolvedUser,
+    ) -> Result<spec::oci::Spec, Error> {
+        let config = &record.config;
+        let seccomp_profile = resolve::seccomp_profile(config)?;
+        let inputs = spec::Inputs {
+            config,
+            sandbox: &self.sandbox.fixed.config,
+            image: &self.image,
+            ids: spec::Ids { container: &record.id, pod: &record.pod_id },
+            user: spec::ProcessUser {
+                uid: user.uid,
+                gid: user.gid,
+                additional_gids: &user.additional_gids,
+                home: &user.home,
+            },
+            hostname: &pod_files::hostname(&self.sandbox.fixed.config),
+            namespaces: &resolve::namespaces(&self.daemon, &self.sandbox, config)?,
+            cgroups_path: &record.cgroups_path,
+            pids_limit: None,
+            rootfs,
+            pod_files: &resolve::pod_files(&self.daemon, &self.sandbox),
+            mount_sources: &resolve::mount_sources(config)?,
+            image_volumes: &[],
+            devices: &resolve::devices(config)?,
+            seccomp_profile: seccomp_profile.as_deref(),
+            node: &self.daemon.node,
+            handler: &spec::HandlerFacts::default(),
+        };
+        Ok(spec::generate(&inputs)?)
+    }
+}

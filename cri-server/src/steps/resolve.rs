@@ -1,0 +1,102 @@
+//! Everything that a container's specification is made from, gathered from the node.
+
+use std::path::{Path, PathBuf};
+
+use proto::cri::{self, NamespaceMode};
+
+use super::cri_config::{invalid, namespace_options};
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::host::{fs, source};
+use crate::spec::{self, MountSource, NamespacePaths, PodFiles, ResolvedDevice};
+use crate::store::sandbox::Sandbox;
+
+/// Largest seccomp profile, bytes.
+const PROFILE_LIMIT: u64 = 4 << 20;
+
+/// Sources of the container's mounts, in the order of the request.
+pub fn mount_sources(config: &cri::ContainerConfig) -> Result<Vec<MountSource>, Error> {
+    let resolve = |mount: &cri::Mount| {
+        if mount.image.is_some() {
+            return Err(invalid("config.mounts.image", "image volumes are not supported by this version"));
+        }
+        source::mount_source(&mount.host_path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidInput => {
+                invalid("config.mounts.host_path", format!("{error}, got {:?}", mount.host_path))
+            }
+            _other => Error::host(format!("find the source of mount {:?}", mount.host_path))(error),
+        })
+    };
+    config.mounts.iter().map(resolve).collect()
+}
+
+/// Devices of the request, in its order.
+pub fn devices(config: &cri::ContainerConfig) -> Result<Vec<ResolvedDevice>, Error> {
+    let resolve = |device: &cri::Device| {
+        source::device(&device.host_path).map_err(Error::host(format!("find device {:?}", device.host_path)))
+    };
+    config.devices.iter().map(resolve).collect()
+}
+
+/// Content of the Localhost seccomp profile that the request names, if it names one.
+pub fn seccomp_profile(config: &cri::ContainerConfig) -> Result<Option<Vec<u8>>, Error> {
+    let Some(path) = spec::seccomp::requested(config)? else { return Ok(None) };
+    let file = std::fs::File::open(&path)
+        .map_err(|error| invalid("config.linux.security_context.seccomp", format!("profile {path:?}: {error}")))?;
+    let bytes = fs::read_bounded(file, PROFILE_LIMIT)
+        .map_err(|error| invalid("config.linux.security_context.seccomp", format!("profile {path:?}: {error}")))?;
+    Ok(Some(bytes))
+}
+
+/// Files of the namespaces that the container joins.
+pub fn namespaces(
+    daemon: &Daemon,
+    sandbox: &Sandbox,
+    config: &cri::ContainerConfig,
+) -> Result<NamespacePaths, Error> {
+    let pins = &sandbox.fixed.pins;
+    let own = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let own = own.and_then(|context| context.namespace_options.clone()).unwrap_or_default();
+    let pid = match own.pid == NamespaceMode::Target as i32 {
+        true => Some(target_pid_namespace(daemon, sandbox, &own.target_id)?),
+        false => pins.pid.clone(),
+    };
+    Ok(NamespacePaths { network: pins.net.clone(), ipc: pins.ipc.clone(), uts: pins.uts.clone(), pid, user: None })
+}
+
+fn target_pid_namespace(daemon: &Daemon, sandbox: &Sandbox, target: &str) -> Result<PathBuf, Error> {
+    let field = "config.linux.security_context.namespace_options.target_id";
+    let container = daemon.container(target)?;
+    if container.pod_id != *sandbox.id() {
+        return Err(invalid(field, format!("expected a container of this pod, {} is not", container.id)));
+    }
+    let pid = container.state().pid().ok_or_else(|| Error::FailedPrecondition {
+        kind: "container",
+        id: container.id.to_string(),
+        reason: format!("its PID namespace is gone: it is {}", container.state().word()),
+    })?;
+    Ok(PathBuf::from(format!("/proc/{pid}/ns/pid")))
+}
+
+/// Files of the pod that containers see.
+pub fn pod_files(daemon: &Daemon, sandbox: &Sandbox) -> PodFiles {
+    let etc = |name: &str| Some(daemon.paths.etc(sandbox.id(), name));
+    let node_ipc = namespace_options(&sandbox.fixed.config).ipc == NamespaceMode::Node as i32;
+    let shm = if node_ipc { PathBuf::from("/dev/shm") } else { daemon.paths.shm(sandbox.id()) };
+    PodFiles { resolv_conf: etc("resolv.conf"), hosts: etc("hosts"), hostname: etc("hostname"), shm: Some(shm) }
+}
+
+/// The log file of the container: below the pod's log directory, wherever the request says it is.
+pub fn log_path(pod: &cri::PodSandboxConfig, config: &cri::ContainerConfig) -> Result<String, Error> {
+    if pod.log_directory.is_empty() || config.log_path.is_empty() {
+        return Ok(String::new());
+    }
+    super::cri_config::plain("config.log_path", &config.log_path)?;
+    let path = Path::new(&config.log_path);
+    let below = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if !below {
+        let reason = format!("expected a path below the pod's log directory, got {:?}", config.log_path);
+        return Err(invalid("config.log_path", reason));
+    }
+    Ok(Path::new(&pod.log_directory).join(path).display().to_string())
+}
