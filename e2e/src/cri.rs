@@ -63,16 +63,18 @@ impl Cri {
             namespace: "e2e".to_owned(),
             attempt: 0,
         };
-        let namespaces = cri::NamespaceOption { pid: cri::NamespaceMode::Container.into(), ..Default::default() };
-        let security = cri::LinuxSandboxSecurityContext {
-            namespace_options: Some(namespaces),
-            ..Default::default()
-        };
+        let namespaces =
+            cri::NamespaceOption { pid: cri::NamespaceMode::Container.into(), ..Default::default() };
+        let security =
+            cri::LinuxSandboxSecurityContext { namespace_options: Some(namespaces), ..Default::default() };
         cri::PodSandboxConfig {
             metadata: Some(metadata),
             hostname: name.to_owned(),
             log_directory: self.logs.join(name).to_string_lossy().into_owned(),
-            linux: Some(cri::LinuxPodSandboxConfig { security_context: Some(security), ..Default::default() }),
+            linux: Some(cri::LinuxPodSandboxConfig {
+                security_context: Some(security),
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
@@ -246,7 +248,10 @@ pub fn security(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerSe
 
 /// Sets the namespace modes of a pod and of the containers to be made in it.
 #[must_use]
-pub fn with_namespaces(mut pod: cri::PodSandboxConfig, options: cri::NamespaceOption) -> cri::PodSandboxConfig {
+pub fn with_namespaces(
+    mut pod: cri::PodSandboxConfig,
+    options: cri::NamespaceOption,
+) -> cri::PodSandboxConfig {
     let linux = pod.linux.get_or_insert_default();
     linux.security_context.get_or_insert_default().namespace_options = Some(options);
     pod

@@ -151,7 +151,11 @@ pub struct Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { passed, skipped, failed, off } = self;
-        write!(f, "{passed} passed, {skipped} skipped and {failed} failed as listed, {} off the list", off.len())?;
+        write!(
+            f,
+            "{passed} passed, {skipped} skipped and {failed} failed as listed, {} off the list",
+            off.len()
+        )?;
         off.iter().try_for_each(|line| write!(f, "\n  {line}"))
     }
 }

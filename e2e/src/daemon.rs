@@ -90,7 +90,8 @@ impl Setup {
         }
         let mut mirrors = String::new();
         for host in MIRRORED {
-            mirrors += &format!("[[image.registry]]\nhost = {host:?}\nmirrors = [\"http://127.0.0.1:5000\"]\n");
+            mirrors +=
+                &format!("[[image.registry]]\nhost = {host:?}\nmirrors = [\"http://127.0.0.1:5000\"]\n");
         }
         Ok(format!(
             "root = {root:?}\nstate = {state:?}\nsocket = {socket:?}\nmonitor = {monitor:?}\n\

@@ -69,7 +69,8 @@ impl Program {
     pub fn run(&self) -> Result<Ended> {
         let stdout = tempfile::tempfile()?;
         let stderr = tempfile::tempfile()?;
-        let mut running = self.spawn(Stdio::null(), stdout.try_clone()?.into(), stderr.try_clone()?.into())?;
+        let mut running =
+            self.spawn(Stdio::null(), stdout.try_clone()?.into(), stderr.try_clone()?.into())?;
         let status = running.wait(self.deadline).with_context(|| self.to_string())?;
         Ok(Ended { status, stdout: read_back(stdout)?, stderr: read_back(stderr)? })
     }

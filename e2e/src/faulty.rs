@@ -58,8 +58,7 @@ type Body = BoxBody<Bytes, Infallible>;
 impl Faulty {
     /// Starts one inside the network of the node that `holder` holds.
     pub fn start(holder: u32, fault: Fault) -> Result<Self> {
-        let listener =
-            ns::in_network_of(holder, || Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?))?;
+        let listener = ns::in_network_of(holder, || Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?))?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         let layer = Archive::default().file("f", Owner::root(0o644), &[7; 4096]).finish(Compression::Gzip)?;

@@ -8,6 +8,10 @@ use anyhow::{Context, Result};
 
 use crate::ns;
 
+/// What a registry may answer with; without it a registry hides OCI manifests.
+const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json, */*";
+
 /// Where a server listens: an address, and the pid of the holder whose network namespace it is in.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
@@ -42,8 +46,8 @@ impl Origin {
         let mut stream = self.connect()?;
         let (kind, body) = content.unwrap_or(("application/octet-stream", &[]));
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: {kind}\r\n\
-             Content-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAccept: {ACCEPT}\r\n\
+             Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
             self.address,
             body.len()
         );

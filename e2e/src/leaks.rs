@@ -120,7 +120,8 @@ fn routes(node: &Node) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for family in ["-4", "-6"] {
         let show = node.program("ip").args(["-j", family, "route", "show", "table", "all"]).ok()?;
-        let routes: Vec<Value> = if show.trim().is_empty() { Vec::new() } else { serde_json::from_str(&show)? };
+        let routes: Vec<Value> =
+            if show.trim().is_empty() { Vec::new() } else { serde_json::from_str(&show)? };
         for route in &routes {
             let to = text(&route["dst"]);
             if ["fe80:", "ff00:", "multicast"].iter().any(|local| to.starts_with(local)) {
@@ -137,7 +138,11 @@ fn routes(node: &Node) -> Result<Vec<String>> {
 fn nft(node: &Node) -> Result<Vec<String>> {
     let listing: Value = serde_json::from_str(&node.program("nft").args(["-j", "list", "ruleset"]).ok()?)?;
     let objects = listing["nftables"].as_array().cloned().unwrap_or_default();
-    Ok(objects.into_iter().filter(|object| object.get("metainfo").is_none()).map(|o| plain(o).to_string()).collect())
+    Ok(objects
+        .into_iter()
+        .filter(|object| object.get("metainfo").is_none())
+        .map(|o| plain(o).to_string())
+        .collect())
 }
 
 /// Drops what changes without meaning: handles and counts.

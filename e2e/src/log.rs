@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn lost_and_doubled_lines_are_seen() {
-        let line = |content: &str| Line { time: String::new(), stream: String::new(), content: content.into() };
+        let line =
+            |content: &str| Line { time: String::new(), stream: String::new(), content: content.into() };
         let good = [line("0 10"), line("1 15"), line("2 40")];
         assert_eq!(check_written(&good).unwrap(), Written { lines: 3, longest_gap: 25 });
         assert!(check_written(&[line("0 10"), line("2 15")]).is_err());

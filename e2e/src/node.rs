@@ -232,7 +232,8 @@ impl Node {
 
     fn make_dirs(&self) -> Result<()> {
         let cni = self.dirs.cni();
-        for dir in [self.dirs.root(), self.dirs.state(), self.dirs.netns(), self.dirs.logs(), cni.join("bin")] {
+        for dir in [self.dirs.root(), self.dirs.state(), self.dirs.netns(), self.dirs.logs(), cni.join("bin")]
+        {
             std::fs::create_dir_all(dir)?;
         }
         std::fs::create_dir_all(cni.join("net.d"))?;

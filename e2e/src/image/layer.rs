@@ -159,13 +159,15 @@ mod tests {
     #[test]
     fn the_same_entries_give_the_same_bytes() {
         let make = || Archive::default().dir("a", Owner::root(0o755)).file("a/b", Owner::root(0o4755), b"x");
-        let (one, two) = (make().finish(Compression::Gzip).unwrap(), make().finish(Compression::Gzip).unwrap());
+        let (one, two) =
+            (make().finish(Compression::Gzip).unwrap(), make().finish(Compression::Gzip).unwrap());
         assert_eq!((one.diff_id, one.blob), (two.diff_id, two.blob));
     }
 
     #[test]
     fn names_are_taken_literally() {
-        let layer = Archive::default().file("../x", Owner::root(0o644), b"").finish(Compression::Zstd).unwrap();
+        let layer =
+            Archive::default().file("../x", Owner::root(0o644), b"").finish(Compression::Zstd).unwrap();
         let raw = zstd::decode_all(layer.blob.as_slice()).unwrap();
         assert_eq!(&raw[..5], b"../x\0");
     }

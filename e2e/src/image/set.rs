@@ -29,25 +29,25 @@ pub const FORMATS: [&str; 3] =
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbin:x:2:2:bin:/bin:/bin/false\n\
     www-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/home:/bin/false\n";
-const GROUP: &str =
-    "root:x:0:\nbin:x:2:\nwww-data:x:33:\nusers:x:100:\nnogroup:x:65534:\n";
+const GROUP: &str = "root:x:0:\nbin:x:2:\nwww-data:x:33:\nusers:x:100:\nnogroup:x:65534:\n";
 /// The sources that the set is made from, for its digest.
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 10] = [
     include_str!("set.rs"),
     include_str!("layer.rs"),
     include_str!("push.rs"),
     include_str!("../../images/web.c"),
     include_str!("../../images/pause.c"),
     include_str!("../../images/euid.c"),
+    include_str!("../../images/ipcs.c"),
+    include_str!("../../images/sh.c"),
     include_str!("../../images/writer.c"),
     include_str!("../../images/pgrep.sh"),
 ];
 
 /// Directory of a registry store that holds the set; built when the cache has none. Copy it before writing to it.
 pub fn store() -> Result<PathBuf> {
-    let busybox = std::fs::read(paths::in_path("busybox").context("busybox is missing")?)?;
     let mut sources = SOURCES.join("\n");
-    sources.push_str(&digest(&busybox));
+    sources.push_str(&digest(&busybox()?));
     let key = digest(sources.as_bytes());
     let cache = paths::cache().join("images");
     std::fs::create_dir_all(&cache)?;
@@ -61,7 +61,7 @@ pub fn store() -> Result<PathBuf> {
     let store = scratch.path().join("store");
     std::fs::create_dir(&store)?;
     let registry = Registry::start(&store, scratch.path())?;
-    Set { registry: registry.origin(), base: base_layer(&busybox, "", "")?, scratch: scratch.path() }.push_all()?;
+    Set::new(registry.origin(), scratch.path())?.push_all()?;
     drop(registry);
     std::fs::rename(&store, &done)?;
     Ok(done)
@@ -71,10 +71,16 @@ pub fn store() -> Result<PathBuf> {
 struct Set<'a> {
     registry: Origin,
     base: Layer,
+    extras: Extras,
     scratch: &'a Path,
 }
 
-impl Set<'_> {
+impl<'a> Set<'a> {
+    fn new(registry: Origin, scratch: &'a Path) -> Result<Self> {
+        let extras = Extras { sh: compile(scratch, "sh", &[])?, ipcs: compile(scratch, "ipcs", &[])? };
+        Ok(Self { registry, base: base_layer(&extras, "", "")?, extras, scratch })
+    }
+
     fn push_all(&self) -> Result<()> {
         self.push_servers()?;
         self.push_users()?;
@@ -100,7 +106,12 @@ impl Set<'_> {
             let layers = vec![self.program("pause", "pause", 0o755)?];
             Image { format: Format::Oci, layers, config }.push(&self.registry, "pause", &[tag])?;
         }
-        self.push("berth/writer", &["1"], Some(self.program("writer", "writer", 0o755)?), json!({"Cmd": ["sh"]}))
+        self.push(
+            "berth/writer",
+            &["1"],
+            Some(self.program("writer", "writer", 0o755)?),
+            json!({"Cmd": ["sh"]}),
+        )
     }
 
     /// The images that differ in whom they run as.
@@ -116,9 +127,8 @@ impl Set<'_> {
             let config = json!({"Cmd": ["sh"], "User": user});
             self.push(&staging(name), &["latest"], None, config)?;
         }
-        let busybox = std::fs::read(paths::in_path("busybox").context("busybox is missing")?)?;
         let layers = vec![base_layer(
-            &busybox,
+            &self.extras,
             "default-user:x:1000:1000:Linux User,,,:/home/default-user:/bin/sh\n",
             "default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n",
         )?];
@@ -152,7 +162,8 @@ impl Set<'_> {
     /// The images that differ in their media types.
     fn push_formats(&self) -> Result<()> {
         let config = json!({"Cmd": ["sh"], "Env": [path_variable()]});
-        let docker = Image { format: Format::Docker, layers: vec![self.base.clone()], config: config.clone() };
+        let docker =
+            Image { format: Format::Docker, layers: vec![self.base.clone()], config: config.clone() };
         docker.push(&self.registry, "berth/docker", &["1"])?;
         let mark = |name: &str| Archive::default().file(name, Owner::root(0o644), b"zstd\n");
         let layers = vec![self.base.clone(), mark("mark").finish(Compression::Zstd)?];
@@ -196,7 +207,8 @@ impl Set<'_> {
     /// A layer with the web server as `/usr/sbin/<name>`.
     fn web(&self, name: &str, port: u16) -> Result<Layer> {
         let exe = format!("/usr/sbin/{name}");
-        let title = if name == "nginx" { "nginx: master process nginx -g daemon off;" } else { "httpd -DFOREGROUND" };
+        let title =
+            if name == "nginx" { "nginx: master process nginx -g daemon off;" } else { "httpd -DFOREGROUND" };
         let mut flags = vec![
             format!("-DPORT={port}"),
             format!("-DNAME=\"{name}\""),
@@ -206,37 +218,52 @@ impl Set<'_> {
         if name == "httpd" {
             flags.push("-DBANNER=\"AH00094: Command line: 'httpd -D FOREGROUND'\"".to_owned());
         }
-        let content = self.compile("web", &flags)?;
+        let content = compile(self.scratch, "web", &flags)?;
         Archive::default().file(&exe[1..], Owner::root(0o755), &content).finish(Compression::Gzip)
     }
 
     /// A layer with a program of `e2e/images` at the root.
     fn program(&self, source: &str, name: &str, mode: u32) -> Result<Layer> {
-        let content = self.compile(source, &[])?;
+        let content = compile(self.scratch, source, &[])?;
         Archive::default().file(name, Owner::root(mode), &content).finish(Compression::Gzip)
-    }
-
-    fn compile(&self, source: &str, flags: &[String]) -> Result<Vec<u8>> {
-        let output = self.scratch.join(source);
-        let source = paths::workspace().join("e2e/images").join(source).with_extension("c");
-        let compiler = Program::new("gcc").args(["-static", "-O2", "-s", "-Wall", "-Werror", "-o"]);
-        compiler.arg(&output).args(flags).arg(source).ok()?;
-        Ok(std::fs::read(output)?)
     }
 }
 
-/// A small root file system around a static busybox: its applets are hard links in `/bin`.
-fn base_layer(busybox: &[u8], users: &str, groups: &str) -> Result<Layer> {
+/// A program of `e2e/images`, linked statically.
+fn compile(scratch: &Path, source: &str, flags: &[String]) -> Result<Vec<u8>> {
+    let output = scratch.join(source);
+    let source = paths::workspace().join("e2e/images").join(source).with_extension("c");
+    let compiler = Program::new("gcc").args(["-static", "-O2", "-s", "-Wall", "-Werror", "-o"]);
+    compiler.arg(&output).args(flags).arg(source).ok()?;
+    Ok(std::fs::read(output)?)
+}
+
+/// Debian's static busybox.
+fn busybox() -> Result<Vec<u8>> {
+    Ok(std::fs::read(paths::in_path("busybox").context("busybox is not installed")?)?)
+}
+
+/// What busybox lacks or does differently.
+struct Extras {
+    sh: Vec<u8>,
+    ipcs: Vec<u8>,
+}
+
+/// A small root file system around a static busybox: its applets are hard links in `/bin`. `sh`, `ipcs`
+/// and `pgrep` are ours.
+fn base_layer(extras: &Extras, users: &str, groups: &str) -> Result<Layer> {
     let mut archive = Archive::default();
     let dirs = "bin dev etc home lib proc root sbin sys usr usr/bin usr/sbin var var/run var/www";
     for dir in dirs.split(' ') {
         let (uid, gid) = if dir == "var/www" { (33, 33) } else { (0, 0) };
         archive = archive.dir(dir, Owner { mode: 0o755, uid, gid });
     }
-    archive = archive.dir("tmp", Owner::root(0o1777)).file("bin/busybox", Owner::root(0o755), busybox);
+    archive = archive.dir("tmp", Owner::root(0o1777)).file("bin/busybox", Owner::root(0o755), &busybox()?);
+    archive = archive.file("bin/sh", Owner::root(0o755), &extras.sh);
+    archive = archive.file("bin/ipcs", Owner::root(0o755), &extras.ipcs);
     let applets = Program::new("busybox").arg("--list").ok()?;
     ensure!(applets.lines().any(|applet| applet == "sh"), "this busybox has no shell");
-    for applet in applets.lines().filter(|applet| *applet != "busybox") {
+    for applet in applets.lines().filter(|applet| !["busybox", "sh"].contains(applet)) {
         archive = archive.hard_link(&format!("bin/{applet}"), "bin/busybox");
     }
     let text = Owner::root(0o644);
