@@ -1,1 +1,24 @@
-//! Harness.
+//! The end-to-end harness of Berth: test nodes, images made on the spot, peers, a typed CRI client, the leak diff.
+//!
+//! A test takes a [`node::Node`], talks to it through [`cri::Cri`] and ends by asking [`leaks`] what is left.
+//! Tools of the machine are started in [`exec`] only, namespaces are entered in [`ns`] only.
+#![deny(unsafe_code)]
+
+pub mod cri;
+pub mod critest;
+pub mod daemon;
+pub mod exec;
+pub mod faulty;
+pub mod gate;
+pub mod http;
+pub mod image;
+pub mod leaks;
+pub mod log;
+pub mod node;
+#[allow(unsafe_code)]
+pub mod ns;
+pub mod paths;
+pub mod processes;
+pub mod registry;
+pub mod wait;
+pub mod wire;

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest and youki.
+# Safe to repeat: what is there already costs only a look. Needs root for the packages.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+bin_dir=$PWD/.cache/bin
+youki_version=0.7.0
+packages=(
+  busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry gcc iproute2
+  iptables iputils-ping libc6-dev libseccomp-dev make nftables pkg-config protobuf-compiler runc skopeo util-linux
+)
+
+step() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+missing_packages() {
+  local name
+  for name in "${packages[@]}"; do
+    [ "$(dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || printf '%s\n' "$name"
+  done
+}
+
+install_packages() {
+  local missing
+  mapfile -t missing < <(missing_packages)
+  if [ ${#missing[@]} -eq 0 ]; then
+    step "Debian packages: present"
+    return
+  fi
+  [ "$(id -u)" -eq 0 ] || fail "needs root to install: ${missing[*]}"
+  step "Debian packages: installing ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  local apt=(apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0)
+  if ! "${apt[@]}" "${missing[@]}" >.cache/apt.log 2>&1; then
+    apt-get update -qq >.cache/apt.log 2>&1 && "${apt[@]}" "${missing[@]}" >>.cache/apt.log 2>&1 ||
+      { tail -20 .cache/apt.log >&2; fail "apt-get failed"; }
+  fi
+}
+
+# The stamp is the digest of the module files, so that a new version rebuilds the tools.
+build_go_tools() {
+  local stamp=$bin_dir/.go-tools wanted
+  wanted=$(cat e2e/go/go.mod e2e/go/go.sum | sha256sum)
+  if [ -x "$bin_dir/crictl" ] && [ -x "$bin_dir/critest" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    step "crictl and critest: present"
+    return
+  fi
+  command -v go >/dev/null || fail "needs Go 1.26 or newer in PATH to build crictl and critest"
+  step "crictl and critest: building (about a minute)"
+  (
+    cd e2e/go
+    go build -o "$bin_dir/crictl" sigs.k8s.io/cri-tools/cmd/crictl
+    go test -c -o "$bin_dir/critest" sigs.k8s.io/cri-tools/cmd/critest
+  )
+  printf '%s\n' "$wanted" >"$stamp"
+}
+
+build_youki() {
+  if [ -x "$bin_dir/youki" ] && "$bin_dir/youki" --version 2>/dev/null | grep -q "$youki_version"; then
+    step "youki $youki_version: present"
+    return
+  fi
+  command -v cargo >/dev/null || fail "needs a Rust toolchain in PATH to build youki"
+  step "youki $youki_version: building (some minutes)"
+  CARGO_TARGET_DIR=$PWD/.cache/youki-build cargo install youki --version "$youki_version" --locked --quiet \
+    --force --root "$PWD/.cache"
+  rm -rf .cache/youki-build
+}
+
+mkdir -p "$bin_dir"
+install_packages
+build_go_tools
+build_youki
+step "done"

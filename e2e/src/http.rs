@@ -1,0 +1,99 @@
+//! A small blocking HTTP/1.1 client for registries on loopback, here or inside a node's network namespace.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::ns;
+
+/// What a registry may answer with; without it a registry hides OCI manifests.
+const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json, */*";
+
+/// Where a server listens: an address, and the pid of the holder whose network namespace it is in.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// Address of the server.
+    pub address: SocketAddr,
+    /// Holder of the node, or none for the harness's own network namespace.
+    pub holder: Option<u32>,
+}
+
+/// An answer, with its body read to the end.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// Header lines, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Body as sent (chunked bodies are not decoded).
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// First header of that lower-case name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl Origin {
+    /// Sends one request with `Connection: close` and reads the answer.
+    pub fn request(&self, method: &str, path: &str, content: Option<(&str, &[u8])>) -> Result<Answer> {
+        let mut stream = self.connect()?;
+        let (kind, body) = content.unwrap_or(("application/octet-stream", &[]));
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAccept: {ACCEPT}\r\n\
+             Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+            self.address,
+            body.len()
+        );
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body)?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        parse(&answer).with_context(|| format!("answer to {method} {path}"))
+    }
+
+    fn connect(&self) -> Result<TcpStream> {
+        let address = self.address;
+        let connect = move || {
+            TcpStream::connect_timeout(&address, Duration::from_secs(5))
+                .with_context(|| format!("connect to {address}"))
+        };
+        let stream = match self.holder {
+            Some(holder) => ns::in_network_of(holder, connect)?,
+            None => connect()?,
+        };
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        Ok(stream)
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Answer> {
+    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").context("no end of headers")?;
+    let head = std::str::from_utf8(&bytes[..end])?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status")?.parse()?;
+    let headers = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(key, value)| (key.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    Ok(Answer { status, headers, body: bytes[end + 4..].to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_taken_apart() {
+        let answer = parse(b"HTTP/1.1 202 Accepted\r\nLocation: /a:b\r\n\r\nbody").unwrap();
+        assert_eq!((answer.status, answer.header("location")), (202, Some("/a:b")));
+        assert_eq!(answer.body, b"body");
+        assert!(parse(b"HTTP/1.1 200 OK\r\n").is_err());
+    }
+}

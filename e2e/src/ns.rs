@@ -1,0 +1,83 @@
+//! Namespaces of a node: made by its holder, entered by everything that belongs to the node.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change};
+use rustix::process::{Pid, Signal, set_parent_process_death_signal};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+use crate::exec::Program;
+
+/// The namespaces of a node in the order in which they are entered; the mount namespace last, since the others are
+/// found through it.
+const KINDS: [(&str, LinkNameSpaceType); 4] = [
+    ("net", LinkNameSpaceType::Network),
+    ("uts", LinkNameSpaceType::HostNameAndNISDomainName),
+    ("ipc", LinkNameSpaceType::InterProcessCommunication),
+    ("mnt", LinkNameSpaceType::Mount),
+];
+
+/// Gives the calling process, which must have one thread, the namespaces of a new node: `/` shared, no hybrid
+/// cgroup2 mount (crun takes no mixed hierarchy), `lo` up, an own host name.
+#[allow(clippy::disallowed_methods, reason = "a node's mounts are made here")]
+pub fn make(hostname: &str) -> Result<()> {
+    let flags = UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC;
+    // SAFETY: the holder has one thread, so no other thread sees its file system context change.
+    unsafe { unshare_unsafe(flags) }.context("unshare the node's namespaces")?;
+    let recursive = MountPropagationFlags::REC;
+    mount_change("/", MountPropagationFlags::PRIVATE | recursive).context("make / private")?;
+    mount_change("/", MountPropagationFlags::SHARED | recursive).context("make / shared")?;
+    let unified = Path::new("/sys/fs/cgroup/unified");
+    if unified.join("cgroup.procs").exists() {
+        rustix::mount::unmount(unified, UnmountFlags::DETACH).context("unmount the hybrid cgroup2")?;
+    }
+    rustix::system::sethostname(hostname.as_bytes()).context("set the host name")?;
+    Program::new("ip").args(["link", "set", "lo", "up"]).ok()?;
+    Ok(())
+}
+
+/// Moves the calling process, which must have one thread, into the namespaces of `holder`.
+pub fn enter(holder: u32) -> Result<()> {
+    let files = KINDS
+        .iter()
+        .map(|(name, kind)| Ok((open(holder, name)?, *kind)))
+        .collect::<Result<Vec<(File, LinkNameSpaceType)>>>()?;
+    for (file, kind) in &files {
+        move_into_link_name_space(file.as_fd(), Some(*kind)).with_context(|| format!("enter {kind:?}"))?;
+    }
+    Ok(())
+}
+
+/// Runs `job` on a thread inside the network namespace of `holder`. Sockets that it makes stay there.
+pub fn in_network_of<T: Send + 'static>(
+    holder: u32,
+    job: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let file = open(holder, "net")?;
+    let thread = std::thread::spawn(move || {
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .context("enter the network namespace")?;
+        job()
+    });
+    thread.join().map_err(|_| anyhow::anyhow!("the thread inside the network namespace panicked"))?
+}
+
+/// Asks the kernel for `signal` when the parent ends.
+pub fn end_with_parent(signal: Signal) -> Result<()> {
+    set_parent_process_death_signal(Some(signal)).context("set the parent death signal")
+}
+
+/// Inode numbers of a process's namespace of that kind, as `/proc` shows it.
+#[must_use]
+pub fn identity(pid: Pid, kind: &str) -> Option<String> {
+    let link = std::fs::read_link(format!("/proc/{}/ns/{kind}", pid.as_raw_nonzero())).ok()?;
+    Some(link.to_string_lossy().into_owned())
+}
+
+fn open(pid: u32, kind: &str) -> Result<File> {
+    let path = format!("/proc/{pid}/ns/{kind}");
+    File::open(&path).with_context(|| format!("open {path}"))
+}
