@@ -64,7 +64,7 @@ build_youki() {
   command -v cargo >/dev/null || fail "needs a Rust toolchain in PATH to build youki"
   step "youki $youki_version: building (some minutes)"
   CARGO_TARGET_DIR=$PWD/.cache/youki-build cargo install youki --version "$youki_version" --locked --quiet \
-    --force --root "$PWD/.cache"
+    --force --root "$PWD/.cache" --no-default-features --features v1,v2,seccomp
   rm -rf .cache/youki-build
 }
 
