@@ -1,1 +1,0 @@
-//! Calls CNI plugins as libcni does.
