@@ -11,7 +11,7 @@ use anyhow::Context;
 use crate::config::{Config, HandlerConfig};
 use crate::error::Error;
 use crate::host::cgroup::Layout;
-use crate::host::cni::Cni;
+use crate::host::cni::{self, Cni};
 use crate::host::oci::OciRuntime;
 use crate::image::{ImageStore, LayerKey};
 use crate::model::id::{ContainerId, PodId};
@@ -120,6 +120,15 @@ impl Daemon {
         tokio::task::spawn_blocking(move || daemon.images.retain(&daemon.layers_in_use()));
     }
 
+}
+
+fn cni_config(config: &Config) -> cni::Config {
+    cni::Config {
+        conf_dir: config.cni.conf_dir.clone(),
+        bin_dirs: config.cni.bin_dirs.clone(),
+        cache_dir: config.cni.cache_dir.clone(),
+        deadline: Duration::from_secs(config.cni.deadline_s),
+    }
 }
 
 /// Makes a directory that is not listable by others but traversable, as user namespaces need it.

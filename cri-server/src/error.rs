@@ -164,6 +164,40 @@ pub fn chain(error: &(dyn StdError + 'static)) -> String {
     text
 }
 
+fn cni_code(error: &CniError) -> Code {
+    match error {
+        CniError::NoNetwork(_) => Code::FailedPrecondition,
+        CniError::InvalidAttachment { .. } => Code::InvalidArgument,
+        CniError::AlreadyAttached { .. } => Code::AlreadyExists,
+        CniError::NotAttached(_) => Code::NotFound,
+        CniError::GcBusy => Code::Unavailable,
+        CniError::Record { source, .. } => io_code(source),
+        CniError::Add { .. } | CniError::Del { .. } | CniError::Check { .. } | CniError::Gc { .. } => Code::Unknown,
+    }
+}
+
+fn image_code(error: &ImageError) -> Code {
+    match error {
+        ImageError::NotFound { .. } => Code::NotFound,
+        ImageError::Unauthorized { .. } => Code::PermissionDenied,
+        ImageError::InvalidReference { .. } | ImageError::InvalidConfig { .. } => Code::InvalidArgument,
+        ImageError::InvalidImage { .. } => Code::FailedPrecondition,
+        ImageError::Unavailable { .. } => Code::Unavailable,
+        ImageError::DeadlineExceeded { .. } => Code::DeadlineExceeded,
+        ImageError::Full { .. } => Code::ResourceExhausted,
+        ImageError::Io { .. } => Code::Internal,
+    }
+}
+
+fn spec_code(error: &SpecError) -> Code {
+    match error {
+        SpecError::InvalidArgument { .. } | SpecError::SeccompSyntax { .. } => Code::InvalidArgument,
+        SpecError::Unsupported { .. } | SpecError::RroUnsupported { .. } => Code::FailedPrecondition,
+        SpecError::NotFound { .. } => Code::NotFound,
+        SpecError::MissingFact { .. } => Code::Internal,
+    }
+}
+
 fn io_code(error: &std::io::Error) -> Code {
     match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Code::ResourceExhausted,

@@ -11,11 +11,12 @@ use std::time::Duration;
 use crate::daemon::Daemon;
 use crate::error::{Error, chain};
 use crate::host::mount;
-use crate::host::monitor::{ContainerStatus, Monitor, MonitorState};
+use crate::host::monitor::Monitor;
 use crate::model::container::{ContainerState, Exit};
 use crate::model::id::{ContainerId, PodId};
 use crate::model::sandbox::SandboxState;
-use crate::monitor::record::{self as exit_record, ExitRecord};
+use crate::monitor::protocol::{ContainerStatus, MonitorState};
+use crate::monitor::record::ExitRecord;
 use crate::steps::{supervise, teardown};
 use crate::store;
 use crate::store::container::{self, Container, ContainerRecord};
@@ -24,6 +25,9 @@ use crate::store::sandbox::{self, Sandbox, SandboxRecord};
 
 /// Longest wait for a monitor: a wedged one must not keep the others from being served.
 const ANSWER: Duration = Duration::from_secs(4);
+
+/// Largest exit record, bytes.
+const EXIT_LIMIT: u64 = 1 << 20;
 
 /// Objects that could not be read: what may belong to them is left alone.
 #[derive(Debug, Default)]
@@ -132,7 +136,7 @@ fn adopt(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, monitor: Monitor, state: 
             Some(ContainerStatus::Running { pid, started_at_ns }) => {
                 show(&container, ContainerState::Running { pid: *pid, started_at: *started_at_ns });
             }
-            Some(ContainerStatus::Exited(record)) => supervise::exited(daemon, record),
+            Some(ContainerStatus::Exited { record, .. }) => supervise::exited(daemon, record),
             Some(ContainerStatus::Created { .. } | ContainerStatus::Creating) => {}
             None => {
                 settle(daemon, &container);
@@ -172,19 +176,25 @@ fn settle(daemon: &Daemon, container: &Container) {
         return;
     }
     let path = container::exit_path(&daemon.paths.container(&container.id));
-    let exit = match exit_record::read(&path) {
-        Ok(Some(record)) => seen(container, &record),
+    let exit = match read_exit(&path) {
+        Ok(Some(record)) => supervise::exit(container, &record),
         Ok(None) => unseen(container),
-        Err(error) => {
-            tracing::error!(container = container.id.short(), error = chain(&error), "its exit record is unreadable");
+        Err(reason) => {
+            tracing::error!(container = container.id.short(), reason, "its exit record is unreadable");
             unseen(container)
         }
     };
     supervise::end(container, exit);
 }
 
-fn seen(container: &Container, record: &ExitRecord) -> Exit {
-    supervise::exit(container, record)
+fn read_exit(path: &Path) -> Result<Option<ExitRecord>, String> {
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let bytes = crate::host::fs::read_bounded(file, EXIT_LIMIT).map_err(|error| error.to_string())?;
+    ExitRecord::decode(&bytes).map(Some).map_err(|error| chain(&error))
 }
 
 fn unseen(container: &Container) -> Exit {
@@ -209,18 +219,29 @@ async fn collect(daemon: &Arc<Daemon>, quarantine: &Quarantine) {
 }
 
 async fn collect_pods(daemon: &Arc<Daemon>) {
-    for attachment in daemon.cni.attachments() {
-        if daemon.sandboxes.find(&attachment.container_id).is_none()
-            && let Err(error) = daemon.cni.del(&attachment.container_id).await
-        {
-            tracing::error!(pod = attachment.container_id, error = chain(&error), "its network is left behind");
-        }
-    }
+    collect_attachments(daemon).await;
     for parent in [daemon.paths.pods(), daemon.paths.pod_states()] {
         for (id, directory) in directories::<PodId>(&parent).unwrap_or_default() {
             if daemon.sandboxes.find(id.as_str()).is_none() {
                 sweep(&directory, &[daemon.paths.shm(&id), daemon.paths.netns(&id)]);
             }
+        }
+    }
+}
+
+async fn collect_attachments(daemon: &Arc<Daemon>) {
+    let attachments = match daemon.cni.attachments() {
+        Ok(attachments) => attachments,
+        Err(error) => {
+            tracing::error!(error = chain(&error), "attachments to networks cannot be listed");
+            return;
+        }
+    };
+    // An unreadable record may be another runtime's.
+    let ours = attachments.iter().filter(|attachment| attachment.state.is_some());
+    for attachment in ours.filter(|attachment| daemon.sandboxes.find(attachment.pod.as_str()).is_none()) {
+        if let Err(error) = daemon.cni.del(&attachment.pod).await {
+            tracing::error!(pod = attachment.pod.short(), error = chain(&error), "its network is left behind");
         }
     }
 }

@@ -16,7 +16,7 @@ pub async fn remove_pod_sandbox(
     let Some(sandbox) = daemon.sandboxes.find(&request.pod_sandbox_id) else {
         return Ok(RemovePodSandboxResponse {});
     };
-    sandbox.abort.send_replace(true);
+    sandbox.abort.cancel();
     let _operation = sandbox.operation.lock().await;
     let left = teardown::erase_sandbox(daemon, &sandbox).await;
     if !left.is_empty() {

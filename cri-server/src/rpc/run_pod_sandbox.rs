@@ -8,13 +8,14 @@ use proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest, RunPodSa
 use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::Error;
-use crate::host::cni::Attachment;
-use crate::host::monitor::{Monitor, Namespace, NewNamespace, PodSetup};
+use crate::host::cni::{Attachment, Resolver};
+use crate::host::monitor::Monitor;
 use crate::model::id::PodId;
 use crate::model::name::Name;
 use crate::model::sandbox::{Pins, SandboxState};
+use crate::monitor::protocol::{NamespaceKind, NewNamespace, PodSetup};
 use crate::spec;
-use crate::steps::cri_config::{check_sandbox, invalid, missing, namespace_options};
+use crate::steps::cri_config::{check_sandbox, invalid, missing, namespace_options, port_mappings};
 use crate::steps::{pod_files, supervise, teardown};
 use crate::store;
 use crate::store::message::digest;
@@ -105,7 +106,7 @@ async fn make(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<(), Error>
     let monitor = Monitor::spawn(&daemon.config.monitor, &setup(daemon, sandbox)).await?;
     supervise::follow(daemon, sandbox, monitor);
     let ips = attach(daemon, sandbox).await?;
-    if *sandbox.abort.borrow() {
+    if sandbox.abort.is_cancelled() {
         return Err(Error::Aborted(format!("making pod sandbox {}", sandbox.id())));
     }
     let (paths, id, config) = (daemon.paths.clone(), sandbox.id().clone(), sandbox.fixed.config.clone());
@@ -119,18 +120,25 @@ async fn make(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<(), Error>
 async fn attach(daemon: &Daemon, sandbox: &Sandbox) -> Result<Vec<String>, Error> {
     let Some(netns) = &sandbox.fixed.pins.net else { return Ok(Vec::new()) };
     let metadata = sandbox.fixed.metadata();
+    let config = &sandbox.fixed.config;
     let attachment = Attachment {
-        container_id: sandbox.id().to_string(),
+        pod: sandbox.id().clone(),
         netns: netns.clone(),
         ifname: "eth0".into(),
-        pod_name: metadata.name,
-        pod_namespace: metadata.namespace,
-        pod_uid: metadata.uid,
-        port_mappings: sandbox.fixed.config.port_mappings.clone(),
-        dns: sandbox.fixed.config.dns_config.clone(),
-        annotations: sandbox.fixed.config.annotations.clone(),
+        name: metadata.name,
+        namespace: metadata.namespace,
+        uid: metadata.uid,
+        annotations: config.annotations.clone(),
+        port_mappings: port_mappings(config)?,
+        dns: config.dns_config.clone().map(|dns| Resolver {
+            servers: dns.servers,
+            searches: dns.searches,
+            options: dns.options,
+        }),
+        cgroup_path: sandbox.fixed.cgroup_parent.clone(),
+        capability_args: BTreeMap::new(),
     };
-    let attached = daemon.cni.add(&attachment, sandbox.abort.subscribe()).await?;
+    let attached = daemon.cni.add(&attachment, &sandbox.abort).await?;
     Ok(attached.ips.iter().map(ToString::to_string).collect())
 }
 
@@ -138,17 +146,17 @@ fn setup(daemon: &Daemon, sandbox: &Sandbox) -> PodSetup {
     let pins = &sandbox.fixed.pins;
     let config = &sandbox.fixed.config;
     let kinds = [
-        (Namespace::Net, &pins.net),
-        (Namespace::Uts, &pins.uts),
-        (Namespace::Ipc, &pins.ipc),
-        (Namespace::Pid, &pins.pid),
+        (NamespaceKind::Net, &pins.net),
+        (NamespaceKind::Uts, &pins.uts),
+        (NamespaceKind::Ipc, &pins.ipc),
+        (NamespaceKind::Pid, &pins.pid),
     ];
     let namespaces = kinds
         .into_iter()
         .filter_map(|(kind, pin)| pin.clone().map(|pin| NewNamespace { kind, pin }))
         .collect();
     PodSetup {
-        pod_id: sandbox.id().to_string(),
+        pod_id: sandbox.id().clone(),
         dir: daemon.paths.pod_state(sandbox.id()),
         namespaces,
         hostname: pins.uts.as_ref().map(|_| pod_files::hostname(config)),

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use crate::daemon::Daemon;
 use crate::error::{Error, chain};
-use crate::host::monitor::Target;
 use crate::model::Step;
 use crate::model::container::ContainerState;
+use crate::monitor::protocol::Target;
 use crate::steps::cri_config::invalid;
 use crate::steps::teardown;
 use crate::store::container::Container;

@@ -16,7 +16,7 @@ pub async fn stop_pod_sandbox(
     let Some(sandbox) = daemon.sandboxes.find(&request.pod_sandbox_id) else {
         return Ok(StopPodSandboxResponse {});
     };
-    sandbox.abort.send_replace(true);
+    sandbox.abort.cancel();
     let _operation = sandbox.operation.lock().await;
     let left = teardown::release_sandbox(daemon, &sandbox).await;
     if !left.is_empty() {

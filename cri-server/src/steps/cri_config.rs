@@ -3,6 +3,7 @@
 use proto::cri::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 
 use crate::error::Error;
+use crate::host::cni::{PortMapping, Protocol};
 
 /// The namespace modes of a pod sandbox; absent options are CRI's zero values.
 pub fn namespace_options(config: &PodSandboxConfig) -> NamespaceOption {
@@ -36,6 +37,7 @@ pub fn check_sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
     plain("config.hostname", &config.hostname)?;
     check_log_directory(&config.log_directory)?;
     check_dns(config)?;
+    port_mappings(config)?;
     check_modes(&namespace_options(config))
 }
 
@@ -55,6 +57,38 @@ pub fn invalid(field: &'static str, reason: impl Into<String>) -> Error {
 /// A field that must be there.
 pub fn missing(field: &'static str) -> Error {
     invalid(field, "expected a value, got none")
+}
+
+/// Ports of the node that lead to the pod.
+pub fn port_mappings(config: &PodSandboxConfig) -> Result<Vec<PortMapping>, Error> {
+    config.port_mappings.iter().map(port_mapping).collect()
+}
+
+fn port_mapping(mapping: &proto::cri::PortMapping) -> Result<PortMapping, Error> {
+    let port = |field, port: i32| {
+        u16::try_from(port).map_err(|_| invalid(field, format!("expected 0 to 65535, got {port}")))
+    };
+    let protocol = match proto::cri::Protocol::try_from(mapping.protocol) {
+        Ok(proto::cri::Protocol::Tcp) => Protocol::Tcp,
+        Ok(proto::cri::Protocol::Udp) => Protocol::Udp,
+        Ok(proto::cri::Protocol::Sctp) => Protocol::Sctp,
+        Err(_) => {
+            let reason = format!("expected TCP, UDP or SCTP, got {}", mapping.protocol);
+            return Err(invalid("config.port_mappings.protocol", reason));
+        }
+    };
+    let host_ip = match mapping.host_ip.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|_| {
+            invalid("config.port_mappings.host_ip", format!("expected an IP address, got {text:?}"))
+        })?),
+    };
+    Ok(PortMapping {
+        protocol,
+        container_port: port("config.port_mappings.container_port", mapping.container_port)?,
+        host_port: port("config.port_mappings.host_port", mapping.host_port)?,
+        host_ip,
+    })
 }
 
 fn check_log_directory(path: &str) -> Result<(), Error> {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::teardown;
 use crate::daemon::Daemon;
 use crate::error::chain;
-use crate::host::monitor::{Event, Monitor};
+use crate::host::monitor::Monitor;
 use crate::model::container::{ContainerState, Exit};
+use crate::monitor::protocol::{ContainerStatus, Event};
 use crate::monitor::record::ExitRecord;
 use crate::store;
 use crate::store::container::Container;
@@ -21,7 +22,7 @@ pub fn follow(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, monitor: Monitor) {
         loop {
             match events.recv().await {
                 Ok(Event::ContainerExited(record)) => exited(&daemon, &record),
-                Ok(Event::ExecExited { .. }) => {}
+                Ok(Event::ExecExited { .. } | Event::PodInitExited) => {}
                 Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => catch_up(&daemon, &sandbox).await,
                 Ok(Event::Gone) | Err(tokio::sync::broadcast::error::RecvError::Closed) => break,
             }
@@ -34,7 +35,7 @@ pub fn follow(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, monitor: Monitor) {
 
 /// Takes over an end that the monitor has recorded.
 pub fn exited(daemon: &Arc<Daemon>, record: &ExitRecord) {
-    let Some(container) = daemon.containers.find(&record.container_id) else { return };
+    let Some(container) = daemon.containers.find(record.container_id.as_str()) else { return };
     if container.state().is_exited() {
         return;
     }
@@ -50,7 +51,7 @@ pub fn exit(container: &Container, record: &ExitRecord) -> Exit {
         (false, _) => "Error",
     };
     Exit {
-        started_at: container.state().started_at(),
+        started_at: record.started_at_ns.unwrap_or_else(|| container.state().started_at()),
         finished_at: record.finished_at_ns,
         exit_code: record.exit_code,
         reason: reason.into(),
@@ -70,7 +71,13 @@ pub fn end(container: &Container, exit: Exit) {
 async fn catch_up(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) {
     let Some(monitor) = sandbox.monitor() else { return };
     match monitor.state().await {
-        Ok(state) => state.containers.iter().filter_map(|c| c.exit.as_ref()).for_each(|record| exited(daemon, record)),
+        Ok(state) => {
+            for container in &state.containers {
+                if let ContainerStatus::Exited { record, .. } = &container.status {
+                    exited(daemon, record);
+                }
+            }
+        }
         Err(error) => tracing::warn!(pod = sandbox.id().short(), error = chain(&error), "the monitor is silent"),
     }
 }

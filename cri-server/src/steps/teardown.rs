@@ -8,9 +8,9 @@ use std::time::Duration;
 use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::{Error, chain};
-use crate::host::monitor::Target;
 use crate::host::{cgroup, mount};
 use crate::model::container::Exit;
+use crate::monitor::protocol::Target;
 use crate::store;
 use crate::store::container::Container;
 use crate::store::sandbox::Sandbox;
@@ -116,7 +116,7 @@ pub async fn release_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> 
         failures.extend(release_container(daemon, &container).await);
     }
     if sandbox.fixed.pins.net.is_some()
-        && let Err(error) = daemon.cni.del(sandbox.id().as_str()).await
+        && let Err(error) = daemon.cni.del(sandbox.id()).await
     {
         failures.push(format!("network: {}", chain(&error)));
     }

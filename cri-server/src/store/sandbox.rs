@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use proto::cri::{PodSandboxConfig, PodSandboxMetadata};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::record::{self, RecordError};
 use crate::host::fs::Durability;
@@ -58,8 +59,8 @@ pub struct Sandbox {
     pub fixed: SandboxRecord,
     /// Held by the one operation that changes the sandbox.
     pub operation: tokio::sync::Mutex<()>,
-    /// Set once to make an operation in flight give up.
-    pub abort: watch::Sender<bool>,
+    /// Cancelled once to make an operation in flight give up.
+    pub abort: CancellationToken,
     /// The monitor, while there is one.
     pub monitor: RwLock<Option<Monitor>>,
     state: watch::Sender<SandboxState>,
@@ -75,7 +76,7 @@ impl Sandbox {
             name: record.name(),
             fixed: record,
             operation: tokio::sync::Mutex::default(),
-            abort: watch::Sender::new(false),
+            abort: CancellationToken::new(),
             monitor: RwLock::default(),
             state,
             directory,
