@@ -1,1 +1,61 @@
-//! CRI configuration + image configuration → OCI runtime specification. Pure.
+//! CRI configuration + image configuration + facts → OCI runtime specification. Pure: no I/O, nothing async.
+//!
+//! [`generate`] is the whole of it: each matter (process, user, capabilities, seccomp, mounts, …) has a file that
+//! turns its part of the [`Inputs`] into its part of the [`oci::Spec`]. What a request may not say is an error that
+//! names the field. No annotation and no image label decides anything here.
+//!
+//! Must not know: gRPC, the file system, the OCI runtime's command line.
+
+mod annotations;
+pub mod capabilities;
+mod devices;
+mod env;
+mod error;
+mod exec;
+mod inputs;
+mod lsm;
+mod mounts;
+mod namespaces;
+pub mod oci;
+mod paths;
+mod process;
+mod request;
+mod resources;
+pub mod seccomp;
+pub mod sysctl;
+
+#[cfg(test)]
+mod fixture;
+
+pub use error::SpecError;
+pub use exec::{Terminal, exec_process};
+pub use inputs::*;
+pub use resources::linux_resources;
+
+use request::Request;
+
+/// Makes the OCI runtime specification of a container.
+pub fn generate(inputs: &Inputs<'_>) -> Result<oci::Spec, SpecError> {
+    let request = Request::new(inputs)?;
+    let capabilities = capabilities::sets(&request)?;
+    let mounts = mounts::assemble(&request)?;
+    let linux = oci::Linux {
+        namespaces: namespaces::list(&request)?,
+        devices: devices::nodes(&request)?,
+        cgroups_path: inputs.cgroups_path.into(),
+        resources: resources::resources(&request)?,
+        seccomp: seccomp::filter(&request, &capabilities)?,
+        rootfs_propagation: mounts.rootfs_propagation,
+        masked_paths: paths::masked(&request)?,
+        readonly_paths: paths::readonly(&request)?,
+        mount_label: lsm::selinux_mount_label(&request),
+    };
+    Ok(oci::Spec {
+        oci_version: inputs.handler.oci_version.clone(),
+        process: process::process(&request, capabilities)?,
+        root: oci::Root { path: inputs.rootfs.into(), readonly: request.security.readonly_rootfs },
+        mounts: mounts.list,
+        annotations: annotations::list(&request),
+        linux,
+    })
+}

@@ -1,0 +1,83 @@
+//! The file systems that a container has before anything is mounted into it.
+
+use std::path::PathBuf;
+
+use super::super::oci::Mount;
+use super::super::request::{Request, Shared, UserMode};
+
+pub(super) fn file_systems(request: &Request<'_>) -> Vec<Mount> {
+    let access = if request.privileged() { "rw" } else { "ro" };
+    vec![
+        file_system("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        file_system("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        file_system("/dev/pts", "devpts", "devpts", &terminals(request)),
+        file_system("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        sys(request, access),
+        file_system("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
+    ]
+}
+
+fn terminals(request: &Request<'_>) -> Vec<&'static str> {
+    let mut options = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    // The group of terminals; a user namespace need not have it.
+    if request.modes.user == UserMode::Node {
+        options.push("gid=5");
+    }
+    options
+}
+
+/// A sysfs shows the network namespace of who mounts it. A user namespace that does not own the node's network
+/// namespace cannot mount one: there the node's is bound.
+fn sys(request: &Request<'_>, access: &str) -> Mount {
+    if request.modes.user == UserMode::Pod && request.modes.network == Shared::Node {
+        return file_system(
+            "/sys",
+            "bind",
+            "/sys",
+            &["rbind", "rprivate", "nosuid", "noexec", "nodev", access],
+        );
+    }
+    file_system("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access])
+}
+
+fn file_system(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+    Mount {
+        destination: PathBuf::from(destination),
+        kind: kind.into(),
+        source: PathBuf::from(source),
+        options: options.iter().map(|option| option.to_string()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::fixture::Case;
+    use proto::cri::NamespaceMode;
+    use std::path::Path;
+
+    fn options(case: &Case, destination: &str) -> String {
+        let spec = case.generate().unwrap();
+        let mount = spec.mounts.iter().find(|m| m.destination == Path::new(destination)).unwrap();
+        format!("{} {}", mount.kind, mount.options.join(","))
+    }
+
+    #[test]
+    fn sys_is_writable_only_when_privileged() {
+        let check = |case: &Case, path: &str, expect: &str| assert_eq!(options(case, path), expect);
+        let cgroup = "cgroup nosuid,noexec,nodev,relatime";
+        check(&Case::new(), "/sys", "sysfs nosuid,noexec,nodev,ro");
+        check(&Case::new(), "/sys/fs/cgroup", &format!("{cgroup},ro"));
+        check(&Case::privileged(), "/sys", "sysfs nosuid,noexec,nodev,rw");
+        check(&Case::privileged(), "/sys/fs/cgroup", &format!("{cgroup},rw"));
+    }
+
+    #[test]
+    fn a_user_namespace_without_its_own_network_binds_sys() {
+        let mut case = Case::new();
+        case.sandbox_namespaces().network = NamespaceMode::Node as i32;
+        assert_eq!(options(&case, "/sys"), "sysfs nosuid,noexec,nodev,ro");
+        case.sandbox_namespaces().userns_options = Some(Default::default());
+        assert_eq!(options(&case, "/sys"), "bind rbind,rprivate,nosuid,noexec,nodev,ro");
+        assert!(!options(&case, "/dev/pts").contains("gid="));
+    }
+}
