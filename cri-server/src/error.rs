@@ -10,6 +10,7 @@ use crate::host::monitor::MonitorError;
 use crate::host::user::UserError;
 use crate::image::ImageError;
 use crate::model::container::Denied;
+use crate::monitor::protocol::FailureKind;
 use crate::spec::SpecError;
 use crate::store::record::RecordError;
 
@@ -186,6 +187,31 @@ fn image_code(error: &ImageError) -> Code {
         ImageError::DeadlineExceeded { .. } => Code::DeadlineExceeded,
         ImageError::Full { .. } => Code::ResourceExhausted,
         ImageError::Io { .. } => Code::Internal,
+    }
+}
+
+fn monitor_code(error: &MonitorError) -> Code {
+    match error {
+        MonitorError::Setup(failure) | MonitorError::Refused { failure, .. } => failure_code(failure.kind),
+        MonitorError::Deadline { .. } => Code::DeadlineExceeded,
+        MonitorError::NoMonitor { .. } | MonitorError::Lost { .. } => Code::Unavailable,
+        MonitorError::Spawn { .. }
+        | MonitorError::Attach { .. }
+        | MonitorError::Version { .. }
+        | MonitorError::Unexpected { .. }
+        | MonitorError::Encode { .. } => Code::Internal,
+    }
+}
+
+fn failure_code(kind: FailureKind) -> Code {
+    match kind {
+        FailureKind::NotFound => Code::NotFound,
+        FailureKind::AlreadyExists => Code::AlreadyExists,
+        FailureKind::InvalidArgument => Code::InvalidArgument,
+        FailureKind::FailedPrecondition => Code::FailedPrecondition,
+        FailureKind::Aborted => Code::Aborted,
+        FailureKind::Runtime => Code::Unknown,
+        FailureKind::RuntimeMissing | FailureKind::Unsupported | FailureKind::Internal => Code::Internal,
     }
 }
 

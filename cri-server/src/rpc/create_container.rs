@@ -15,10 +15,10 @@ use crate::image::{Image, Lease, overlay};
 use crate::model::container::ContainerState;
 use crate::model::id::ContainerId;
 use crate::model::name::Name;
-use crate::monitor::protocol::{CreateContainer, Runtime};
+use crate::monitor::protocol::{CreateContainer, Runtime, default_log_line_limit};
 use crate::spec;
 use crate::steps::cri_config::{missing, plain};
-use crate::steps::{pod_files, resolve, teardown};
+use crate::steps::{pod_files, resolve, signal, teardown};
 use crate::store;
 use crate::store::container::{Container, ContainerRecord, User};
 use crate::store::message::digest;
@@ -91,7 +91,7 @@ fn plan(
         return Err(Error::FailedPrecondition { kind, id, reason: "is not ready".into() });
     }
     let id = ContainerId::generate();
-    let stop_signal = spec::stop_signal(&config, &image.config)?;
+    let stop_signal = signal::stop_signal(&config, &spec::ImageConfig::from(&image.config))?;
     Ok(ContainerRecord {
         pod_id: sandbox.id().clone(),
         boot_id: daemon.boot_id.clone(),
@@ -147,7 +147,7 @@ fn request(daemon: &Daemon, sandbox: &Sandbox, container: &Container, oci: OciRu
         terminal: record.config.tty,
         stdin: record.config.stdin,
         log_path: (!record.log_path.is_empty()).then(|| record.log_path.clone().into()),
-        log_line_limit: crate::monitor::protocol::default_log_line_limit(),
+        log_line_limit: default_log_line_limit(),
         cgroup: cgroup.for_monitor(),
         kill_cgroup: shares_processes(sandbox, &record),
         exit_file: store::container::exit_path(&daemon.paths.container(&container.id)),

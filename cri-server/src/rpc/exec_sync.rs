@@ -17,9 +17,10 @@ use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::{Error, chain};
 use crate::host::fs::{Durability, write_atomic};
-use crate::host::monitor::{Event, Exec, Monitor, Stdio, Target};
+use crate::host::monitor::{Exec, ExecStdio, Monitor};
 use crate::model::container::ContainerState;
 use crate::model::id::ContainerId;
+use crate::monitor::protocol::{Event, Target};
 use crate::spec;
 use crate::steps::cri_config::{invalid, missing};
 use crate::store::container::Container;
@@ -79,7 +80,7 @@ impl Command {
             exec_id: self.exec_id.clone(),
             container_id: container.id.to_string(),
             process: process.to_path_buf(),
-            stdio: Stdio { stdin, stdout: child_stdout, stderr: child_stderr },
+            stdio: ExecStdio::Fds([stdin, child_stdout, child_stderr]),
         };
         let exit_code = tokio::select! {
             result = async {
@@ -133,8 +134,11 @@ async fn write_process(
     blocking(move || {
         let config = bundle.join("config.json");
         let bytes = std::fs::read(&config).map_err(Error::host(format!("read {}", config.display())))?;
-        let process = spec::exec_process(&bytes, cmd)?;
-        write_atomic(&target, &process, 0o600, Durability::Cached)
+        let spec = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::Internal(format!("{} is damaged: {error}", config.display())))?;
+        let process = spec::exec_process(&spec, cmd, spec::Terminal::None)?;
+        let json = serde_json::to_vec(&process).map_err(|error| Error::Internal(error.to_string()))?;
+        write_atomic(&target, &json, 0o600, Durability::Cached)
             .map_err(Error::host(format!("write {}", target.display())))
     })
     .await??;

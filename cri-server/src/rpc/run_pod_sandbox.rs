@@ -28,7 +28,7 @@ pub async fn run_pod_sandbox(
 ) -> Result<RunPodSandboxResponse, Error> {
     let config = request.config.as_ref().ok_or_else(|| missing("config"))?;
     check_sandbox(config)?;
-    spec::check_sysctls(config)?;
+    spec::sysctl::effective(config)?;
     daemon.oci(&request.runtime_handler)?;
     let metadata = config.metadata.clone().unwrap_or_default();
     let name = Name::sandbox(&metadata.name, &metadata.namespace, &metadata.uid, metadata.attempt);
@@ -103,7 +103,7 @@ fn plan(daemon: &Daemon, config: PodSandboxConfig, runtime_handler: String) -> R
 async fn make(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
     let (paths, id, config) = (daemon.paths.clone(), sandbox.id().clone(), sandbox.fixed.config.clone());
     blocking(move || pod_files::prepare(&paths, &id, &config)).await??;
-    let monitor = Monitor::spawn(&daemon.config.monitor, &setup(daemon, sandbox)).await?;
+    let monitor = Monitor::spawn(&daemon.config.monitor, &setup(daemon, sandbox)?).await?;
     supervise::follow(daemon, sandbox, monitor);
     let ips = attach(daemon, sandbox).await?;
     if sandbox.abort.is_cancelled() {
@@ -142,7 +142,7 @@ async fn attach(daemon: &Daemon, sandbox: &Sandbox) -> Result<Vec<String>, Error
     Ok(attached.ips.iter().map(ToString::to_string).collect())
 }
 
-fn setup(daemon: &Daemon, sandbox: &Sandbox) -> PodSetup {
+fn setup(daemon: &Daemon, sandbox: &Sandbox) -> Result<PodSetup, Error> {
     let pins = &sandbox.fixed.pins;
     let config = &sandbox.fixed.config;
     let kinds = [
@@ -155,22 +155,11 @@ fn setup(daemon: &Daemon, sandbox: &Sandbox) -> PodSetup {
         .into_iter()
         .filter_map(|(kind, pin)| pin.clone().map(|pin| NewNamespace { kind, pin }))
         .collect();
-    PodSetup {
+    Ok(PodSetup {
         pod_id: sandbox.id().clone(),
         dir: daemon.paths.pod_state(sandbox.id()),
         namespaces,
         hostname: pins.uts.as_ref().map(|_| pod_files::hostname(config)),
-        sysctls: sysctls(config, pins),
-    }
-}
-
-/// What the request asks for, over what every pod with its own network gets.
-fn sysctls(config: &PodSandboxConfig, pins: &Pins) -> BTreeMap<String, String> {
-    let mut sysctls = BTreeMap::new();
-    if pins.net.is_some() {
-        sysctls.insert("net.ipv4.ip_unprivileged_port_start".to_string(), "0".to_string());
-        sysctls.insert("net.ipv4.ping_group_range".to_string(), "0 2147483647".to_string());
-    }
-    sysctls.extend(config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default());
-    sysctls
+        sysctls: spec::sysctl::effective(config)?,
+    })
 }

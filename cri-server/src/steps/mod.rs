@@ -4,5 +4,6 @@ pub mod convert;
 pub mod cri_config;
 pub mod pod_files;
 pub mod resolve;
+pub mod signal;
 pub mod supervise;
 pub mod teardown;

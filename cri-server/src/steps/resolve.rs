@@ -8,9 +8,12 @@ use super::cri_config::{invalid, namespace_options};
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::host::{fs, source};
+use crate::spec::seccomp::Requested;
 use crate::spec::{self, MountSource, NamespacePaths, PodFiles, ResolvedDevice};
 use crate::store::sandbox::Sandbox;
 
+/// Where the kubelet keeps seccomp profiles.
+const PROFILES: &str = "/var/lib/kubelet/seccomp";
 /// Largest seccomp profile, bytes.
 const PROFILE_LIMIT: u64 = 4 << 20;
 
@@ -40,12 +43,14 @@ pub fn devices(config: &cri::ContainerConfig) -> Result<Vec<ResolvedDevice>, Err
 
 /// Content of the Localhost seccomp profile that the request names, if it names one.
 pub fn seccomp_profile(config: &cri::ContainerConfig) -> Result<Option<Vec<u8>>, Error> {
-    let Some(path) = spec::seccomp::requested(config)? else { return Ok(None) };
-    let file = std::fs::File::open(&path)
-        .map_err(|error| invalid("config.linux.security_context.seccomp", format!("profile {path:?}: {error}")))?;
-    let bytes = fs::read_bounded(file, PROFILE_LIMIT)
-        .map_err(|error| invalid("config.linux.security_context.seccomp", format!("profile {path:?}: {error}")))?;
-    Ok(Some(bytes))
+    let Requested::Localhost(reference) = spec::seccomp::requested(config)? else { return Ok(None) };
+    // `join` of an absolute path is that path.
+    let path = Path::new(PROFILES).join(&reference);
+    let unusable = |error: std::io::Error| {
+        invalid("config.linux.security_context.seccomp", format!("profile {}: {error}", path.display()))
+    };
+    let file = std::fs::File::open(&path).map_err(unusable)?;
+    fs::read_bounded(file, PROFILE_LIMIT).map(Some).map_err(unusable)
 }
 
 /// Files of the namespaces that the container joins.
