@@ -1,1 +1,5 @@
-fn main() {}
+//! `cri-monitor`: the per-pod process.
+
+fn main() -> std::process::ExitCode {
+    cri_server::monitor::startup::main()
+}

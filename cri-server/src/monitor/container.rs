@@ -1,0 +1,107 @@
+//! One container: its phase, its streams, and what waits for its end.
+//!
+//! ```text
+//! Creating ─▶ Alive (created, then running) ─▶ Ending (record being saved) ─▶ Ended ─▶ deleted
+//! ```
+//! At most one run of the OCI runtime concerns a container at a time (execs apart); a deletion ends it.
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use super::connection::ReplyTo;
+use super::invocation::InvocationId;
+use super::log::LogFile;
+use super::output::Output;
+use super::protocol::{ContainerState, ContainerStatus, CreateContainer, Failure};
+use super::record::ExitRecord;
+
+/// Bytes kept of what the OCI runtime writes into the container's pipes while it creates.
+pub const MAX_CAPTURE: usize = 8 << 10;
+
+/// A container.
+#[derive(Debug)]
+pub struct Container {
+    /// As the daemon asked for it.
+    pub spec: CreateContainer,
+    /// How far it is.
+    pub phase: Phase,
+    /// The run of the OCI runtime that concerns it.
+    pub invocation: Option<InvocationId>,
+    /// Its log.
+    pub log: LogFile,
+    /// What is still read from it.
+    pub outputs: Vec<Output>,
+    /// The writing end of its standard input, for attach.
+    pub stdin: Option<OwnedFd>,
+    /// What the OCI runtime said through its pipes.
+    pub captured: Vec<u8>,
+    /// Out-of-memory kills in its cgroup before it ran.
+    pub oom_baseline: u64,
+    /// Who wants it gone.
+    pub deletion: Option<Deletion>,
+    /// When its streams are given up, where something keeps them open after its end.
+    pub linger_until: Option<Instant>,
+}
+
+/// How far a container is.
+#[derive(Debug)]
+pub enum Phase {
+    /// The OCI runtime makes it, or has failed to and cleans up.
+    Creating,
+    /// Its main process exists.
+    Alive(Process),
+    /// Its main process is gone; the record is on its way to disk.
+    Ending { pid: i32, record: ExitRecord },
+    /// Reported.
+    Ended { record: ExitRecord, saved: bool },
+}
+
+/// A main process.
+#[derive(Debug)]
+pub struct Process {
+    /// Process id.
+    pub pid: i32,
+    /// To signal it.
+    pub pidfd: OwnedFd,
+    /// When the OCI runtime had made it.
+    pub created_at_ns: i64,
+    /// When it was started.
+    pub started_at_ns: Option<i64>,
+}
+
+/// A deletion under way.
+#[derive(Debug, Default)]
+pub struct Deletion {
+    /// Who waits for it.
+    pub waiters: Vec<ReplyTo>,
+    /// The create that failed and is cleaned up after.
+    pub failed_create: Option<(Option<ReplyTo>, Failure)>,
+    /// Whether the OCI runtime has done its part.
+    pub runtime_done: bool,
+}
+
+impl Container {
+    /// As told to a daemon.
+    pub fn state(&self) -> ContainerState {
+        let alive = |pid, started| match started {
+            None => ContainerStatus::Created { pid },
+            Some(started_at_ns) => ContainerStatus::Running { pid, started_at_ns },
+        };
+        let status = match &self.phase {
+            Phase::Creating => ContainerStatus::Creating,
+            Phase::Alive(process) => alive(process.pid, process.started_at_ns),
+            // An exit is not told before its record is on disk.
+            Phase::Ending { pid, record } => alive(*pid, record.started_at_ns),
+            Phase::Ended { record, saved } => {
+                ContainerStatus::Exited { record: record.clone(), saved: *saved }
+            }
+        };
+        ContainerState { id: self.spec.id.to_string(), status, log_bytes_lost: self.log.bytes_lost() }
+    }
+
+    /// Keeps a bounded part of the OCI runtime's own output.
+    pub fn capture(&mut self, bytes: &[u8]) {
+        let room = MAX_CAPTURE.saturating_sub(self.captured.len());
+        self.captured.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+}

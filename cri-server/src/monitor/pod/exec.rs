@@ -1,0 +1,157 @@
+//! Processes started in running containers. The OCI runtime's refusal is a failed call; the process's own exit code
+//! is an event. The two cannot be taken for each other.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+
+use rustix::process::Signal;
+
+use super::calls::{Outcome, send_signal};
+use super::lifecycle::Claim;
+use super::{Child, Pod};
+use crate::monitor::connection::ReplyTo;
+use crate::monitor::container::{Phase, Process};
+use crate::monitor::invocation::{ExitStatus, Invocation, InvocationId, Purpose, Request, StandardFds};
+use crate::monitor::protocol::{Answer, Event, ExecProcess, ExecState, Failure, FailureKind};
+
+/// Execs of one pod that run at once.
+const MAX_EXECS: usize = 1024;
+
+/// An exec that has not ended.
+#[derive(Debug)]
+pub(super) struct ExecSession {
+    container: String,
+    phase: ExecPhase,
+}
+
+#[derive(Debug)]
+enum ExecPhase {
+    Starting(InvocationId),
+    Running { pid: i32, pidfd: OwnedFd },
+}
+
+impl ExecSession {
+    pub(super) fn state(&self, id: &str) -> ExecState {
+        let pid = match &self.phase {
+            ExecPhase::Starting(_) => None,
+            ExecPhase::Running { pid, .. } => Some(*pid),
+        };
+        ExecState { exec_id: id.to_owned(), container_id: self.container.clone(), pid }
+    }
+}
+
+impl Pod {
+    pub(super) fn exec(&mut self, reply: ReplyTo, exec: ExecProcess, fds: Vec<OwnedFd>) -> Outcome {
+        let refuse = |kind, message: String| Err(Failure::new(kind, message));
+        if self.execs.contains_key(&exec.exec_id) {
+            return refuse(FailureKind::AlreadyExists, format!("exec {} exists", exec.exec_id));
+        }
+        if self.execs.len() >= MAX_EXECS {
+            return refuse(
+                FailureKind::FailedPrecondition,
+                format!("{MAX_EXECS} execs run in the pod already"),
+            );
+        }
+        let stdio = match (exec.terminal, <[OwnedFd; 3]>::try_from(fds)) {
+            (true, _) => StandardFds { fds: [None, None, None] },
+            (false, Ok(fds)) => StandardFds { fds: fds.map(Some) },
+            (false, Err(_)) => {
+                return refuse(FailureKind::InvalidArgument, "an exec needs three descriptors".into());
+            }
+        };
+        let container = self.container(&exec.container_id)?;
+        let running = matches!(container.phase, Phase::Alive(Process { started_at_ns: Some(_), .. }));
+        if !running || container.deletion.is_some() {
+            let message = format!("container {} is not running", exec.container_id);
+            return refuse(FailureKind::FailedPrecondition, message);
+        }
+        let runtime = container.spec.runtime.clone();
+        let (number, invocation) = self.launcher.launch(Request {
+            runtime: &runtime,
+            purpose: Purpose::Exec(exec.exec_id.clone()),
+            arguments: vec![
+                OsString::from("exec"),
+                "--detach".into(),
+                "--process".into(),
+                exec.process.into(),
+            ],
+            container: &exec.container_id,
+            reply: Some(reply),
+            stdio,
+            terminal: exec.terminal,
+        })?;
+        self.children.insert(invocation.pid, Child::Invocation(number));
+        self.invocations.insert(number, invocation);
+        let session = ExecSession { container: exec.container_id, phase: ExecPhase::Starting(number) };
+        self.execs.insert(exec.exec_id, session);
+        Ok(None)
+    }
+
+    pub(super) fn exec_finished(&mut self, id: &str, mut invocation: Invocation, status: ExitStatus) {
+        let claimed = match status {
+            ExitStatus::Code(0) if !invocation.aborted => self.claim_exec(&invocation),
+            _ => Err(invocation.failure(status, "")),
+        };
+        let console = invocation.take_console().ok();
+        let reply = invocation.reply;
+        match claimed {
+            Ok((pid, Claim::Alive(pidfd))) => {
+                if let Some(session) = self.execs.get_mut(id) {
+                    session.phase = ExecPhase::Running { pid, pidfd };
+                }
+                self.children.insert(pid, Child::Exec(id.to_owned()));
+                self.reply_with(reply, Ok(Answer::Execed { pid }), console.into_iter().collect());
+            }
+            Ok((pid, Claim::Ended(status))) => {
+                self.reply_with(reply, Ok(Answer::Execed { pid }), console.into_iter().collect());
+                self.exec_exited(id, status);
+            }
+            Err(failure) => {
+                if let Some(pid) = invocation.made_pid() {
+                    self.kill_child(pid);
+                }
+                self.execs.remove(id);
+                self.reply(reply, Err(failure));
+            }
+        }
+    }
+
+    fn claim_exec(&mut self, invocation: &Invocation) -> Result<(i32, Claim), Failure> {
+        let unnamed =
+            || Failure::new(FailureKind::Runtime, "the OCI runtime succeeded without naming the process");
+        let pid = invocation.made_pid().ok_or_else(unnamed)?;
+        Ok((pid, self.claim(pid)?))
+    }
+
+    pub(super) fn exec_exited(&mut self, id: &str, status: ExitStatus) {
+        self.execs.remove(id);
+        self.announce(Event::ExecExited { exec_id: id.to_owned(), exit_code: status.code() });
+    }
+
+    pub(super) fn signal_exec(&mut self, id: &str, signal: Signal) -> Result<(), Failure> {
+        match self.execs.get(id).map(|session| &session.phase) {
+            None => Ok(()),
+            Some(ExecPhase::Running { pidfd, .. }) => send_signal(pidfd, signal),
+            Some(ExecPhase::Starting(number)) if signal == Signal::KILL => {
+                if let Some(invocation) = self.invocations.get_mut(number) {
+                    invocation.abort();
+                }
+                Ok(())
+            }
+            Some(ExecPhase::Starting(_)) => {
+                Err(Failure::new(FailureKind::FailedPrecondition, format!("exec {id} is being started")))
+            }
+        }
+    }
+
+    /// Ends the attempts to start something in a container that is going.
+    pub(super) fn abort_execs(&mut self, container: &str) {
+        for session in self.execs.values().filter(|session| session.container == container) {
+            if let ExecPhase::Starting(number) = session.phase
+                && let Some(invocation) = self.invocations.get_mut(&number)
+            {
+                invocation.abort();
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Create and start: each a run of the OCI runtime, and what follows from its end.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+
+use super::calls::{Outcome, send_signal};
+use super::{Child, Pod, Source};
+use crate::monitor::cgroup;
+use crate::monitor::clock::now_ns;
+use crate::monitor::connection::ReplyTo;
+use crate::monitor::container::{Container, Phase, Process};
+use crate::monitor::invocation::{ExitStatus, Invocation, Purpose, Request, StandardFds};
+use crate::monitor::log::{LineSplitter, LogFile, Newlines, StreamName};
+use crate::monitor::output::Output;
+use crate::monitor::protocol::{Answer, CreateContainer, Failure, FailureKind, Runtime};
+
+/// Containers of one pod, exited ones included.
+const MAX_CONTAINERS: usize = 1024;
+/// Bytes of a container's identity as JSON.
+const MAX_IDENTITY: usize = 64 << 10;
+
+/// What became of a process that the OCI runtime made.
+pub(super) enum Claim {
+    /// It is a child of this process.
+    Alive(OwnedFd),
+    /// It was, and has ended.
+    Ended(ExitStatus),
+}
+
+impl Pod {
+    pub(super) fn create(&mut self, reply: ReplyTo, spec: CreateContainer) -> Outcome {
+        self.check_create(&spec)?;
+        let log = LogFile::open(spec.log_path.clone()).map_err(|error| {
+            let path = spec.log_path.as_deref().unwrap_or(std::path::Path::new(""));
+            Failure::io(format!("opening the log file {}", path.display()), error)
+        })?;
+        let (stdio, stdin, outputs) =
+            standard_fds(&spec).map_err(|error| Failure::io("making the container's pipes", error))?;
+        let arguments = vec![OsString::from("create"), "--bundle".into(), spec.bundle.clone().into()];
+        let id = spec.id.to_string();
+        let (number, invocation) = self.launcher.launch(Request {
+            runtime: &spec.runtime,
+            purpose: Purpose::Create(id.clone()),
+            arguments,
+            container: &id,
+            reply: Some(reply),
+            stdio,
+            terminal: spec.terminal,
+        })?;
+        self.children.insert(invocation.pid, Child::Invocation(number));
+        self.invocations.insert(number, invocation);
+        let container = Container {
+            phase: Phase::Creating,
+            invocation: Some(number),
+            log,
+            outputs: Vec::new(),
+            stdin,
+            captured: Vec::new(),
+            oom_baseline: 0,
+            deletion: None,
+            linger_until: None,
+            spec,
+        };
+        self.containers.insert(id.clone(), container);
+        outputs.into_iter().for_each(|output| self.watch(&id, output));
+        Ok(None)
+    }
+
+    fn check_create(&self, spec: &CreateContainer) -> Result<(), Failure> {
+        let refuse = |kind, message: String| Err(Failure::new(kind, message));
+        if self.ending.is_some() {
+            return refuse(FailureKind::FailedPrecondition, "the monitor is shutting down".into());
+        }
+        if self.containers.contains_key(spec.id.as_str()) {
+            return refuse(FailureKind::AlreadyExists, format!("container {} exists", spec.id));
+        }
+        if self.containers.len() >= MAX_CONTAINERS {
+            return refuse(
+                FailureKind::FailedPrecondition,
+                format!("the pod has {MAX_CONTAINERS} containers"),
+            );
+        }
+        if spec.identity.to_string().len() > MAX_IDENTITY {
+            return refuse(
+                FailureKind::InvalidArgument,
+                format!("the identity is longer than {MAX_IDENTITY} bytes"),
+            );
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, id: &str, mut output: Output) {
+        output.token = self.poll.add(output.as_fd(), Source::Output(id.to_owned())).ok();
+        if let Some(container) = self.containers.get_mut(id) {
+            container.outputs.push(output);
+        }
+    }
+
+    pub(super) fn create_finished(&mut self, id: &str, mut invocation: Invocation, status: ExitStatus) {
+        let outcome = self.made(id, &mut invocation, status);
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.invocation = None;
+        match outcome {
+            Ok((pid, claim)) => {
+                container.oom_baseline = cgroup::oom_kills(container.spec.cgroup.oom_counter.as_deref());
+                container.captured = Vec::new();
+                self.reply(invocation.reply, Ok(Answer::Created { pid }));
+                self.adopt_main(id, pid, claim);
+                if self.containers.get(id).is_some_and(|container| container.deletion.is_some()) {
+                    self.run_deletion(id);
+                }
+            }
+            Err(failure) => {
+                // A half-made process would outlive the record of it.
+                if let Some(pid) = invocation.made_pid() {
+                    self.kill_child(pid);
+                }
+                let Some(container) = self.containers.get_mut(id) else { return };
+                let deletion = container.deletion.get_or_insert_default();
+                deletion.failed_create = Some((invocation.reply, failure));
+                self.run_deletion(id);
+            }
+        }
+    }
+
+    fn made(
+        &mut self,
+        id: &str,
+        invocation: &mut Invocation,
+        status: ExitStatus,
+    ) -> Result<(i32, Claim), Failure> {
+        let terminal = self.container(id)?.spec.terminal;
+        self.swallow_runtime_output(id);
+        let container = self.container(id)?;
+        if status != ExitStatus::Code(0) || invocation.aborted {
+            let said = String::from_utf8_lossy(&container.captured).into_owned();
+            return Err(invocation.failure(status, &said));
+        }
+        if terminal {
+            let master = invocation.take_console();
+            let master = master.map_err(|error| Failure::io("taking the container's terminal", error))?;
+            self.attach_terminal(id, master)
+                .map_err(|error| Failure::io("using the container's terminal", error))?;
+        }
+        let pid = invocation.made_pid().ok_or_else(|| {
+            Failure::new(FailureKind::Runtime, "the OCI runtime succeeded without naming the process")
+        })?;
+        Ok((pid, self.claim(pid)?))
+    }
+
+    /// What is in the pipes before the start was written by the OCI runtime.
+    fn swallow_runtime_output(&mut self, id: &str) {
+        let tokens =
+            |container: &Container| container.outputs.iter().filter_map(|o| o.token).collect::<Vec<_>>();
+        for token in self.containers.get(id).map(tokens).unwrap_or_default() {
+            self.output_ready(token, id);
+        }
+    }
+
+    fn attach_terminal(&mut self, id: &str, master: OwnedFd) -> io::Result<()> {
+        let Some(container) = self.containers.get_mut(id) else { return Ok(()) };
+        container.stdin = Some(rustix::io::fcntl_dupfd_cloexec(&master, 3)?);
+        let limit = container.spec.log_line_limit;
+        let output = Output::new(master, LineSplitter::new(StreamName::Stdout, Newlines::Terminal, limit))?;
+        self.watch(id, output);
+        Ok(())
+    }
+
+    fn adopt_main(&mut self, id: &str, pid: i32, claim: Claim) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let created_at_ns = now_ns();
+        match claim {
+            Claim::Alive(pidfd) => {
+                container.phase = Phase::Alive(Process { pid, pidfd, created_at_ns, started_at_ns: None });
+                self.children.insert(pid, Child::Main(id.to_owned()));
+            }
+            Claim::Ended(status) => self.record_exit(id, (pid, created_at_ns, None), status),
+        }
+    }
+
+    /// Finds out about the process that the OCI runtime named: alive, or reaped already.
+    pub(super) fn claim(&mut self, pid: i32) -> Result<Claim, Failure> {
+        let stranger =
+            || Failure::new(FailureKind::Runtime, format!("process {pid} is not the OCI runtime's child"));
+        let raw = Pid::from_raw(pid).ok_or_else(stranger)?;
+        match rustix::process::waitpid(Some(raw), WaitOptions::NOHANG) {
+            Ok(None) => rustix::process::pidfd_open(raw, PidfdFlags::empty())
+                .map(Claim::Alive)
+                .map_err(|error| Failure::io(format!("opening process {pid}"), error)),
+            Ok(Some((_, status))) => ExitStatus::of(status).map(Claim::Ended).ok_or_else(stranger),
+            Err(_) => self.unclaimed.remove(&pid).map(Claim::Ended).ok_or_else(stranger),
+        }
+    }
+
+    /// Kills a process if it is a child of this one and not reaped, so that the number is still its own.
+    pub(super) fn kill_child(&mut self, pid: i32) {
+        if let Ok(Claim::Alive(pidfd)) = self.claim(pid) {
+            let _ended_already = send_signal(&pidfd, Signal::KILL);
+        }
+    }
+
+    pub(super) fn start(&mut self, reply: ReplyTo, id: &str) -> Outcome {
+        let container = self.container(id)?;
+        let busy = container.invocation.is_some() || container.deletion.is_some();
+        let Phase::Alive(process @ Process { started_at_ns: None, .. }) = &mut container.phase else {
+            return Err(Failure::new(
+                FailureKind::FailedPrecondition,
+                format!("container {id} is not created"),
+            ));
+        };
+        if busy {
+            return Err(Failure::new(FailureKind::FailedPrecondition, format!("container {id} is busy")));
+        }
+        process.started_at_ns = Some(now_ns());
+        let runtime = container.spec.runtime.clone();
+        let started = self.invoke(&runtime, Purpose::Start(id.to_owned()), (id, &["start"]), Some(reply));
+        if started.is_err() {
+            self.forget_start(id);
+        }
+        started.map(|()| None)
+    }
+
+    pub(super) fn start_finished(&mut self, id: &str, mut invocation: Invocation, status: ExitStatus) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.invocation = None;
+        let started_at = match &container.phase {
+            Phase::Alive(process) => process.started_at_ns,
+            Phase::Ending { record, .. } | Phase::Ended { record, .. } => record.started_at_ns,
+            Phase::Creating => None,
+        };
+        let deleting = container.deletion.is_some();
+        let outcome = match started_at {
+            Some(started_at_ns) if status == ExitStatus::Code(0) && !invocation.aborted => {
+                Ok(Answer::Started { started_at_ns })
+            }
+            _ => Err(invocation.failure(status, "")),
+        };
+        if outcome.is_err() {
+            self.forget_start(id);
+        }
+        self.reply(invocation.reply, outcome);
+        if deleting {
+            self.run_deletion(id);
+        }
+    }
+
+    fn forget_start(&mut self, id: &str) {
+        if let Some(Container { phase: Phase::Alive(process), .. }) = self.containers.get_mut(id) {
+            process.started_at_ns = None;
+        }
+    }
+
+    pub(super) fn invoke(
+        &mut self,
+        runtime: &Runtime,
+        purpose: Purpose,
+        (id, verb): (&str, &[&str]),
+        reply: Option<ReplyTo>,
+    ) -> Result<(), Failure> {
+        let (number, invocation) = self.launcher.launch(Request {
+            runtime,
+            purpose,
+            arguments: verb.iter().map(OsString::from).collect(),
+            container: id,
+            reply,
+            stdio: StandardFds { fds: [None, None, None] },
+            terminal: false,
+        })?;
+        self.children.insert(invocation.pid, Child::Invocation(number));
+        self.invocations.insert(number, invocation);
+        if let Some(container) = self.containers.get_mut(id) {
+            container.invocation = Some(number);
+        }
+        Ok(())
+    }
+}
+
+/// The container's standard descriptors, the writing end of its input, and what is read from it.
+fn standard_fds(spec: &CreateContainer) -> io::Result<(StandardFds, Option<OwnedFd>, Vec<Output>)> {
+    if spec.terminal {
+        return Ok((StandardFds { fds: [None, None, None] }, None, Vec::new()));
+    }
+    let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC);
+    let (stdin, kept) = match spec.stdin {
+        true => pipe().map(|(reading, writing)| (Some(reading), Some(writing)))?,
+        false => (None, None),
+    };
+    let (stdout, stdout_end) = pipe()?;
+    let (stderr, stderr_end) = pipe()?;
+    let splitter = |stream| LineSplitter::new(stream, Newlines::Verbatim, spec.log_line_limit);
+    let outputs = vec![
+        Output::new(stdout, splitter(StreamName::Stdout))?,
+        Output::new(stderr, splitter(StreamName::Stderr))?,
+    ];
+    Ok((StandardFds { fds: [stdin, Some(stdout_end), Some(stderr_end)] }, kept, outputs))
+}

@@ -1,0 +1,350 @@
+//! What the daemon and a pod's monitor say to each other: pure types, JSON on the wire (`wire` has the framing).
+//!
+//! Old monitors outlive an upgrade of the daemon: fields are only added, with a default; a request that a monitor
+//! does not know is answered with [`FailureKind::Unsupported`]; [`VERSION`] changes only when that is not enough.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::record::ExitRecord;
+use crate::model::id::{ContainerId, PodId};
+
+/// Version of this protocol, first thing said in both directions.
+pub const VERSION: u32 = 1;
+
+/// File name of the monitor's socket inside the pod's directory.
+pub const SOCKET: &str = "monitor.sock";
+
+/// File name of the lock that the monitor holds as long as it lives.
+pub const LOCK: &str = "monitor.lock";
+
+/// The socket's path by a descriptor of the pod's directory: a socket address has room for 107 bytes only.
+pub fn socket_in(directory: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()))
+}
+
+/// What a daemon asks of a monitor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Call {
+    /// Run the OCI runtime's `create`. Answered by [`Answer::Created`].
+    Create(Box<CreateContainer>),
+    /// Run the OCI runtime's `start`. Answered by [`Answer::Started`].
+    Start { id: String },
+    /// Start a process in a running container; stdin, stdout and stderr come as three descriptors with the frame
+    /// unless `terminal`. Answered by [`Answer::Execed`].
+    Exec(ExecProcess),
+    /// Send a signal. Already gone is success.
+    Signal { target: Target, signal: i32 },
+    /// Kill the container and run the OCI runtime's `delete --force`. Unknown is success.
+    Delete { id: String },
+    /// Open the container's log file anew at its path.
+    ReopenLog { id: String },
+    /// Answered by [`Answer::State`].
+    State,
+    /// Kill and delete all containers, end the pod's init and the monitor. Pins stay.
+    Shutdown,
+}
+
+/// The successful end of a [`Call`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The container's main process waits for its start.
+    Created { pid: i32 },
+    /// The container's main process runs. Nanoseconds since the epoch.
+    Started { started_at_ns: i64 },
+    /// The process runs (or has ended already: its exit follows as an event). With a terminal, the master comes as
+    /// a descriptor with the frame.
+    Execed { pid: i32 },
+    /// All that the monitor knows.
+    State(Box<MonitorState>),
+    /// Nothing to tell.
+    Done,
+}
+
+/// What happens without being asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// A container's main process ended; its exit record is on disk.
+    ContainerExited(ExitRecord),
+    /// A process started by [`Call::Exec`] ended. 128 + signal when killed.
+    ExecExited { exec_id: String, exit_code: i32 },
+    /// The pod's init ended, and with it everything in the pod's PID namespace.
+    PodInitExited,
+    /// The monitor is no more. Made by the daemon's side, never sent.
+    #[serde(skip)]
+    Gone,
+}
+
+/// What a sandbox is made of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PodSetup {
+    /// The pod sandbox's id.
+    pub pod_id: PodId,
+    /// The pod's state directory; exists and belongs to root alone.
+    pub dir: PathBuf,
+    /// Namespaces to make, all in one clone. The kernel makes a user namespace first, so one added here later
+    /// owns the others.
+    pub namespaces: Vec<NewNamespace>,
+    /// Host name; needs a new UTS namespace.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// Sysctls, each of a namespace that is made here.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// A namespace to make.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewNamespace {
+    /// Which.
+    pub kind: NamespaceKind,
+    /// Where it is pinned by a bind mount. Does not exist yet.
+    pub pin: PathBuf,
+}
+
+/// Kinds of namespaces that a sandbox may have of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NamespaceKind {
+    /// Network.
+    Net,
+    /// System V IPC and POSIX message queues.
+    Ipc,
+    /// Host and domain name.
+    Uts,
+    /// Processes; brings the pod's init with it.
+    Pid,
+}
+
+/// The OCI runtime that serves a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runtime {
+    /// Path of the program.
+    pub path: PathBuf,
+    /// Global arguments before the verb, such as `--systemd-cgroup`.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Its state directory (`--root`).
+    pub root: PathBuf,
+}
+
+/// Everything that a monitor needs to know about a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateContainer {
+    /// The container's id.
+    pub id: ContainerId,
+    /// OCI bundle directory.
+    pub bundle: PathBuf,
+    /// OCI runtime.
+    pub runtime: Runtime,
+    /// Whether the bundle asks for a terminal.
+    #[serde(default)]
+    pub terminal: bool,
+    /// Whether stdin stays open for an attach; `/dev/null` otherwise. With a terminal it is always open.
+    #[serde(default)]
+    pub stdin: bool,
+    /// CRI log file; output is read and dropped without one. Its directory exists.
+    #[serde(default)]
+    pub log_path: Option<PathBuf>,
+    /// Longest content of one log line, bytes; longer lines are split.
+    #[serde(default = "default_log_line_limit")]
+    pub log_line_limit: u32,
+    /// The container's cgroup, once the runtime has made it.
+    #[serde(default)]
+    pub cgroup: ContainerCgroup,
+    /// Whether all that is left in the cgroup is killed when the main process ends: needed where the PID namespace
+    /// is not the container's own.
+    #[serde(default)]
+    pub kill_cgroup: bool,
+    /// Where the exit record goes.
+    pub exit_file: PathBuf,
+    /// Copied into the exit record, to make it self-contained. At most 64 KiB as JSON.
+    #[serde(default)]
+    pub identity: serde_json::Value,
+}
+
+/// The longest content of a log line where nobody says otherwise, bytes.
+pub fn default_log_line_limit() -> u32 {
+    16384
+}
+
+/// Where a container's cgroup shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerCgroup {
+    /// File with the line `oom_kill N`: `memory.events` (v2) or `memory.oom_control` (v1).
+    #[serde(default)]
+    pub oom_counter: Option<PathBuf>,
+    /// Directories whose processes are the container's: the v2 directory, or on v1 the freezer's.
+    #[serde(default)]
+    pub directories: Vec<PathBuf>,
+}
+
+/// A process to start in a running container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecProcess {
+    /// Chosen by the daemon, unique in the pod.
+    pub exec_id: String,
+    /// The container.
+    pub container_id: String,
+    /// File with the OCI `process` object.
+    pub process: PathBuf,
+    /// Whether the process object asks for a terminal.
+    #[serde(default)]
+    pub terminal: bool,
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// A container's main process.
+    Container(String),
+    /// A process started by [`Call::Exec`]; while the OCI runtime still starts it, SIGKILL ends that attempt.
+    Exec(String),
+}
+
+/// All that a monitor knows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MonitorState {
+    /// [`VERSION`] of the monitor.
+    pub version: u32,
+    /// Process id of the monitor.
+    pub monitor_pid: i32,
+    /// Process id of the pod's init, where the pod has a PID namespace of its own.
+    pub pod_init: Option<i32>,
+    /// Containers that are not deleted.
+    pub containers: Vec<ContainerState>,
+    /// Execs that run.
+    pub execs: Vec<ExecState>,
+}
+
+/// A container as its monitor sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerState {
+    /// Its id.
+    pub id: String,
+    /// How far it is.
+    pub status: ContainerStatus,
+    /// Bytes of output that could not be written to the log file (disk full, I/O error).
+    #[serde(default)]
+    pub log_bytes_lost: u64,
+}
+
+/// How far a container is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContainerStatus {
+    /// The OCI runtime makes it. No event follows: ask again, or delete it.
+    Creating,
+    /// Waits for its start.
+    Created { pid: i32 },
+    /// Runs.
+    Running { pid: i32, started_at_ns: i64 },
+    /// Ended, and the exit was reported. `saved` is false where the exit record could not be written.
+    Exited { record: ExitRecord, saved: bool },
+}
+
+/// An exec as its monitor sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecState {
+    /// Its id.
+    pub exec_id: String,
+    /// The container.
+    pub container_id: String,
+    /// Process id, once the OCI runtime has started it.
+    pub pid: Option<i32>,
+}
+
+/// First frame of a monitor: in answer to [`ToMonitor::Hello`], or when the setup is done.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Welcome {
+    /// [`VERSION`] of the monitor.
+    pub version: u32,
+    /// Whose monitor this is.
+    pub pod_id: PodId,
+    /// Process id of the monitor.
+    pub monitor_pid: i32,
+    /// Process id of the pod's init, if there is one.
+    pub pod_init: Option<i32>,
+}
+
+/// A frame from the daemon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToMonitor {
+    /// First frame of a connection to a monitor that is up.
+    Hello { version: u32 },
+    /// First frame of the connection that a monitor is born with.
+    Setup { version: u32, setup: PodSetup },
+    /// A call; the answer carries the same number.
+    Call { number: u64, call: Call },
+}
+
+/// A frame from the monitor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromMonitor {
+    /// The connection is good.
+    Welcome(Welcome),
+    /// The setup failed, and nothing of it is left.
+    SetupFailed(Failure),
+    /// A call succeeded.
+    Answer { number: u64, answer: Answer },
+    /// A call failed.
+    Failed { number: u64, failure: Failure },
+    /// Something happened.
+    Event(Event),
+}
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// For programs.
+    pub kind: FailureKind,
+    /// For people.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of `kind` with a readable `message`.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// An error of the operating system while doing `what`.
+    pub fn io(what: impl std::fmt::Display, error: impl Into<std::io::Error>) -> Self {
+        Self::new(FailureKind::Internal, format!("{what}: {}", error.into()))
+    }
+}
+
+/// Sorts of failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// No such container or exec.
+    NotFound,
+    /// The id is taken.
+    AlreadyExists,
+    /// The request makes no sense.
+    InvalidArgument,
+    /// The container is not in the state that the call needs.
+    FailedPrecondition,
+    /// The OCI runtime refused, or ended without success; the message is its own.
+    Runtime,
+    /// The OCI runtime cannot be executed.
+    RuntimeMissing,
+    /// Ended by a delete or a shutdown.
+    Aborted,
+    /// The monitor is older than the call.
+    Unsupported,
+    /// Anything else.
+    #[serde(other)]
+    Internal,
+}

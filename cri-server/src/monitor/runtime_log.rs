@@ -1,0 +1,55 @@
+//! Finds the one message worth showing in what an OCI runtime left behind: its JSON log, or its standard error.
+//! Both are bounded, and made printable: parts of them come from images.
+
+/// Longest message kept, bytes.
+const MAX_MESSAGE: usize = 4096;
+
+/// The last error of a JSON log (crun and runc write `level` and `msg`, youki `level` and `fields.message`), else
+/// the last line of `stderr`.
+pub fn message(log: &str, stderr: &str) -> Option<String> {
+    let entries: Vec<(bool, String)> = log.lines().filter_map(entry).collect();
+    let error = entries.iter().rev().find(|(is_error, _)| *is_error);
+    let text = match error {
+        Some((_, text)) => text.as_str(),
+        None => {
+            last_line(stderr).or_else(|| entries.last().map(|(_, text)| text.as_str())).or(last_line(log))?
+        }
+    };
+    Some(printable(text))
+}
+
+fn entry(line: &str) -> Option<(bool, String)> {
+    let value: serde_json::Value = serde_json::from_str(line).ok()?;
+    let text = value.get("msg").or_else(|| value.get("fields")?.get("message"))?.as_str()?;
+    let level = value.get("level").and_then(|level| level.as_str()).unwrap_or_default().to_ascii_lowercase();
+    Some((matches!(level.as_str(), "error" | "fatal" | "panic"), text.to_owned()))
+}
+
+fn last_line(text: &str) -> Option<&str> {
+    text.lines().map(str::trim).rfind(|line| !line.is_empty())
+}
+
+fn printable(text: &str) -> String {
+    let text = &text[..text.floor_char_boundary(MAX_MESSAGE)];
+    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_is_the_message() {
+        let check = |log: &str, stderr: &str, expect: Option<&str>| {
+            assert_eq!(message(log, stderr).as_deref(), expect, "{log:?} {stderr:?}");
+        };
+        check("", "", None);
+        check("", "a\n\n b \n", Some("b"));
+        check(r#"{"level":"error","msg":"x\u001b[31m","time":"t"}"#, "noise", Some("x [31m"));
+        check("{\"level\":\"error\",\"msg\":\"why\"}\n{\"level\":\"info\",\"msg\":\"bye\"}", "", Some("why"));
+        check("{\"level\":\"warning\",\"msg\":\"w\"}", "", Some("w"));
+        check("{\"level\":\"warning\",\"msg\":\"w\"}", "real\n", Some("real"));
+        check(r#"{"timestamp":"t","level":"ERROR","fields":{"message":"m"}}"#, "", Some("m"));
+        check("not json", "", Some("not json"));
+    }
+}

@@ -1,0 +1,133 @@
+//! System calls that no safe wrapper offers. All of them rely on this process having one thread.
+
+use std::ffi::CStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Which side of a fork this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fork {
+    /// The parent, with the child's process id.
+    Parent(i32),
+    /// The child. It must end with [`exit_now`] or [`exec`].
+    Child,
+}
+
+fn checked(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Forks; the child lives in new namespaces of the kinds in `flags` (`CLONE_NEW*`).
+pub fn fork_into(flags: u64) -> io::Result<Fork> {
+    // SAFETY: all-zero is the documented default of every field.
+    let mut arguments: libc::clone_args = unsafe { MaybeUninit::zeroed().assume_init() };
+    arguments.flags = flags;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    let size = size_of::<libc::clone_args>();
+    // SAFETY: without CLONE_VM and without a stack this is a fork: the child goes on in a copy of this memory. No
+    // other thread exists whose locks the copy could have caught.
+    let pid = checked(unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size) })?;
+    Ok(if pid == 0 { Fork::Child } else { Fork::Parent(pid as i32) })
+}
+
+/// Ends the process without running anything of its parent's.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: takes any number and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+fn set_of(signals: &[i32]) -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set, sigaddset refuses bad numbers.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Blocks `signals`: they wait until they are fetched. Programs started by `Command` get an empty mask.
+pub fn block_signals(signals: &[i32]) -> io::Result<()> {
+    let set = set_of(signals);
+    // SAFETY: the set is initialised; the old one is not asked for.
+    let result = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
+}
+
+/// A descriptor that is readable while one of `signals`, blocked before, is pending.
+pub fn signal_fd(signals: &[i32]) -> io::Result<OwnedFd> {
+    let set = set_of(signals);
+    // SAFETY: -1 asks for a new descriptor.
+    let fd = checked(unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) }.into())?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Sleeps until one of `signals`, blocked before, comes: its number and who sent it (0: from outside of the PID
+/// namespace).
+pub fn wait_signal(signals: &[i32]) -> io::Result<(i32, i32)> {
+    let set = set_of(signals);
+    let mut seen = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: both point to memory of the right type.
+    let signal = checked(unsafe { libc::sigwaitinfo(&set, seen.as_mut_ptr()) }.into())?;
+    // SAFETY: zeroed at first and filled by the call; for the signals waited for, the sender's field is the active one.
+    let sender = unsafe { seen.assume_init().si_pid() };
+    Ok((signal as i32, sender))
+}
+
+/// Closes every descriptor from `first` on.
+pub fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: callers own no descriptor object at or above `first` that is used afterwards.
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+}
+
+/// Becomes the program that `program` is open on, with one argument and no environment. Returns only on failure.
+pub fn exec(program: impl AsFd, name: &CStr) -> io::Error {
+    let arguments = [name.as_ptr(), std::ptr::null()];
+    let environment: [*const libc::c_char; 1] = [std::ptr::null()];
+    let fd = program.as_fd().as_raw_fd();
+    // SAFETY: strings end with NUL, arrays with a null pointer, and all outlive the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            fd,
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
+/// Sets `lo` of this network namespace up.
+pub fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: all-zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    // SAFETY: the request names its interface; the kernel fills and reads the flags member.
+    unsafe {
+        checked(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as _, &mut request).into())?;
+        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
+        checked(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request).into()).map(drop)
+    }
+}
+
+/// Lets `command` set its oom_score_adj to `score` before it becomes the program.
+pub fn set_oom_score(command: &mut Command, score: String) {
+    let raise = move || std::fs::write("/proc/self/oom_score_adj", &score);
+    // SAFETY: between fork and exec of a process with one thread anything may run.
+    unsafe { command.pre_exec(raise) };
+}
