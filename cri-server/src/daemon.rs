@@ -1,6 +1,6 @@
 //! What every RPC gets: the configuration, the records, and the parts of the host.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use crate::config::{Config, HandlerConfig};
 use crate::error::Error;
 use crate::host::cgroup::Layout;
 use crate::host::cni::{self, Cni};
-use crate::host::oci::OciRuntime;
-use crate::image::{ImageStore, LayerKey};
+use crate::host::oci::{self, OciRuntime};
+use crate::image::{self, ImageStore, LayerKey};
 use crate::model::id::{ContainerId, PodId};
 use crate::operations::Operations;
 use crate::paths::Paths;
-use crate::spec::NodeFacts;
+use crate::spec::{HandlerFacts, NodeFacts};
 use crate::store;
 use crate::store::container::Container;
 use crate::store::index::Index;
@@ -50,6 +50,8 @@ pub struct Daemon {
     pub cgroups: Layout,
     /// What the specification must know about the node.
     pub node: NodeFacts,
+    /// What each handler's OCI runtime can do.
+    pub handlers: BTreeMap<String, HandlerFacts>,
     _lock: std::fs::File,
 }
 
@@ -72,7 +74,8 @@ impl Daemon {
             making_containers: Operations::new("container"),
             images: Arc::new(ImageStore::open(paths.root(), image_config(&config)?)?),
             cni: Cni::new(cni_config(&config)),
-            node: crate::host::node::facts(&cgroups),
+            node: crate::host::node::facts(cgroups.version()),
+            handlers: config.runtime.handlers.iter().map(|(name, h)| (name.clone(), oci::probe(&h.path))).collect(),
             cgroups,
             paths,
             config,
@@ -106,7 +109,7 @@ impl Daemon {
                 reason: format!("no handler named {name:?} is configured"),
             })?;
         let root = root.clone().unwrap_or_else(|| self.paths.oci_root(name));
-        Ok(OciRuntime { name: name.clone(), path: path.clone(), args: args.clone(), root })
+        Ok(OciRuntime { name: name.to_string(), path: path.clone(), args: args.clone(), root })
     }
 
     /// Layers that containers stand on, whether or not their image is still there.
@@ -120,6 +123,10 @@ impl Daemon {
         tokio::task::spawn_blocking(move || daemon.images.retain(&daemon.layers_in_use()));
     }
 
+}
+
+fn image_config(config: &Config) -> image::Config {
+    todo!()
 }
 
 fn cni_config(config: &Config) -> cni::Config {

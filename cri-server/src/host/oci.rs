@@ -1,8 +1,61 @@
 //! The OCI runtime, as a program. The monitor runs it; the daemon does only where the monitor is gone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
+
+use crate::spec::{Availability, HandlerFacts};
+
+/// Longest answer read, bytes.
+const ANSWER_LIMIT: u64 = 1 << 20;
+
+/// Longest time for a question to an OCI runtime.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// What an OCI runtime can do: from its `features`, or from its version where it has none.
+pub fn probe(program: &Path) -> HandlerFacts {
+    let recursive_read_only = match ask(program, "features") {
+        Some(features) => lists_rro(&features),
+        None => is_recent_crun(&ask(program, "--version").unwrap_or_default()),
+    };
+    let recursive_read_only = if recursive_read_only { Availability::Present } else { Availability::Missing };
+    HandlerFacts { recursive_read_only, ..HandlerFacts::default() }
+}
+
+#[allow(clippy::disallowed_methods, reason = "host/ starts programs")]
+fn ask(program: &Path, question: &str) -> Option<String> {
+    let mut command = std::process::Command::new(program);
+    command.arg(question).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().ok()?;
+    let stdout = child.stdout.take()?;
+    // The pipe ends with the program; a program that hangs is killed, which ends the pipe too.
+    let (ended, end) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let text = crate::host::fs::read_bounded(stdout, ANSWER_LIMIT).ok().and_then(|b| String::from_utf8(b).ok());
+        // Nobody listens any more when the deadline has passed.
+        ended.send(()).unwrap_or_default();
+        text
+    });
+    if end.recv_timeout(PROBE).is_err() {
+        child.kill().ok()?;
+    }
+    let status = child.wait().ok()?;
+    reader.join().ok()?.filter(|_| status.success())
+}
+
+fn lists_rro(features: &str) -> bool {
+    let features: serde_json::Value = serde_json::from_str(features).unwrap_or_default();
+    features["mountOptions"].as_array().is_some_and(|options| options.iter().any(|option| option == "rro"))
+}
+
+/// crun has `rro` from 1.5 on, and `features` from 1.8.6 on.
+fn is_recent_crun(version: &str) -> bool {
+    let Some(number) = version.lines().next().and_then(|line| line.strip_prefix("crun version ")) else {
+        return false;
+    };
+    let mut parts = number.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (1, 5)
+}
 
 /// How to call an OCI runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,5 +92,22 @@ impl OciRuntime {
             Ok(Err(error)) => Err(format!("{} delete {id}: {error}", self.path.display())),
             Err(_) => Err(format!("{} delete {id}: took longer than {} s", self.path.display(), deadline.as_secs())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recursive_read_only_is_known_by_features_or_version() {
+        assert!(lists_rro(r#"{"mountOptions":["ro","rro"]}"#));
+        assert!(!lists_rro(r#"{"mountOptions":["ro"]}"#));
+        assert!(!lists_rro("Usage: ..."));
+        let check = |version: &str, expect| assert_eq!(is_recent_crun(version), expect, "{version}");
+        check("crun version 1.8.1\ncommit: x", true);
+        check("crun version 1.4.5", false);
+        check("crun version 2.0", true);
+        check("runc version 1.1.5", false);
     }
 }

@@ -248,7 +248,7 @@ impl Bundle {
             devices: &resolve::devices(config)?,
             seccomp_profile: seccomp_profile.as_deref(),
             node: &self.daemon.node,
-            handler: &spec::HandlerFacts::default(),
+            handler: self.daemon.handlers.get(&record.handler).unwrap_or(&spec::HandlerFacts::default()),
         };
         Ok(spec::generate(&inputs)?)
     }

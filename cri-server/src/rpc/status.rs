@@ -10,6 +10,7 @@ use proto::cri::{
 
 use crate::daemon::Daemon;
 use crate::error::{Error, chain};
+use crate::spec::{Availability, HandlerFacts};
 
 /// Status of the runtime.
 pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<StatusResponse, Error> {
@@ -40,12 +41,16 @@ fn runtime_problem(daemon: &Daemon) -> Option<String> {
 
 /// Every handler, and the default one under the empty name too, as the kubelet looks it up.
 fn handlers(daemon: &Daemon) -> Vec<RuntimeHandler> {
-    let names = std::iter::once("").chain(daemon.config.runtime.handlers.keys().map(String::as_str));
-    let features = RuntimeHandlerFeatures {
-        recursive_read_only_mounts: daemon.node.recursive_read_only,
-        user_namespaces: false,
+    let default = daemon.handlers.get(&daemon.config.runtime.default_handler).map(|facts| ("", facts));
+    let named = daemon.handlers.iter().map(|(name, facts)| (name.as_str(), facts));
+    let handler = |(name, facts): (&str, &HandlerFacts)| RuntimeHandler {
+        name: name.into(),
+        features: Some(RuntimeHandlerFeatures {
+            recursive_read_only_mounts: facts.recursive_read_only == Availability::Present,
+            user_namespaces: false,
+        }),
     };
-    names.map(|name| RuntimeHandler { name: name.into(), features: Some(features) }).collect()
+    default.into_iter().chain(named).map(handler).collect()
 }
 
 fn info(daemon: &Daemon) -> BTreeMap<String, String> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::cri::{StopContainerRequest, StopContainerResponse};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::daemon::Daemon;
@@ -74,9 +75,14 @@ async fn stop(daemon: &Daemon, container: &Container) -> Result<(), Error> {
     loop {
         let at = kill_at.borrow_and_update().unwrap_or_else(Instant::now);
         tokio::select! {
-            _ended = state.wait_for(|state| state.is_exited()) => return Ok(()),
+            () = ended(&mut state) => return Ok(()),
             _shorter = kill_at.changed() => {}
             () = tokio::time::sleep_until(at) => return teardown::kill(daemon, container).await,
         }
     }
+}
+
+async fn ended(state: &mut watch::Receiver<ContainerState>) {
+    // An error means that the container is gone altogether.
+    state.wait_for(|state| state.is_exited()).await.map(drop).unwrap_or_default();
 }

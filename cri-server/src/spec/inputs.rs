@@ -75,16 +75,17 @@ pub struct ImageConfig {
     pub volumes: Vec<String>,
 }
 
-impl From<&oci_spec::image::Config> for ImageConfig {
-    fn from(config: &oci_spec::image::Config) -> Self {
+impl From<&crate::image::ImageConfig> for ImageConfig {
+    fn from(image: &crate::image::ImageConfig) -> Self {
+        let config = image.config.clone();
         Self {
-            entrypoint: config.entrypoint().clone().unwrap_or_default(),
-            cmd: config.cmd().clone().unwrap_or_default(),
-            env: config.env().clone().unwrap_or_default(),
-            working_dir: config.working_dir().clone().unwrap_or_default(),
-            user: config.user().clone().unwrap_or_default(),
-            stop_signal: config.stop_signal().clone().unwrap_or_default(),
-            volumes: config.volumes().clone().unwrap_or_default(),
+            entrypoint: config.entrypoint,
+            cmd: config.cmd,
+            env: config.env,
+            working_dir: config.working_dir,
+            user: config.user,
+            stop_signal: config.stop_signal,
+            volumes: config.volumes.into_iter().collect(),
         }
     }
 }

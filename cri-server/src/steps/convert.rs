@@ -119,7 +119,7 @@ pub fn selects(
 
 /// The image as lists show it.
 pub fn image(image: &crate::image::Image) -> cri::Image {
-    let (uid, username) = image_user(image.config.user());
+    let (uid, username) = image_user(&image.config.config.user);
     cri::Image {
         id: image.id.clone(),
         repo_tags: image.repo_tags.clone(),
