@@ -6,3 +6,4 @@ pub mod cni;
 pub mod fs;
 pub mod monitor;
 pub mod mount;
+pub mod user;
