@@ -72,7 +72,7 @@ impl Daemon {
             containers: Index::default(),
             making_sandboxes: Operations::new("pod sandbox"),
             making_containers: Operations::new("container"),
-            images: Arc::new(ImageStore::open(paths.root(), image_config(&config)?)?),
+            images: Arc::new(ImageStore::open(paths.root(), image_config(&config))?),
             cni: Cni::new(cni_config(&config)),
             node: crate::host::node::facts(cgroups.version()),
             handlers: config.runtime.handlers.iter().map(|(name, h)| (name.clone(), oci::probe(&h.path))).collect(),
@@ -126,7 +126,7 @@ impl Daemon {
 }
 
 fn image_config(config: &Config) -> image::Config {
-    todo!()
+    todo!("x")
 }
 
 fn cni_config(config: &Config) -> cni::Config {

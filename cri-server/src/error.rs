@@ -215,6 +215,17 @@ fn failure_code(kind: FailureKind) -> Code {
     }
 }
 
+fn user_code(error: &UserError) -> Code {
+    match error {
+        UserError::Invalid { .. }
+        | UserError::GroupWithoutUser
+        | UserError::TwoUsers
+        | UserError::TooManyGroups => Code::InvalidArgument,
+        UserError::UnknownUser(_) | UserError::UnknownGroup(_) => Code::NotFound,
+        UserError::Read { .. } => Code::FailedPrecondition,
+    }
+}
+
 fn spec_code(error: &SpecError) -> Code {
     match error {
         SpecError::InvalidArgument { .. } | SpecError::SeccompSyntax { .. } => Code::InvalidArgument,

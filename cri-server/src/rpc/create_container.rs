@@ -215,7 +215,7 @@ impl Bundle {
 
     fn resolve_user(&self, rootfs: &Path, config: &ContainerConfig) -> Result<ResolvedUser, Error> {
         let root = fs::open_root(rootfs).map_err(Error::host(format!("open {}", rootfs.display())))?;
-        Ok(user::resolve(root, config, &self.image.user)?)
+        Ok(user::resolve(root, &resolve::user_request(config, &self.image.user)?)?)
     }
 
     fn specification(
@@ -226,6 +226,7 @@ impl Bundle {
     ) -> Result<spec::oci::Spec, Error> {
         let config = &record.config;
         let seccomp_profile = resolve::seccomp_profile(config)?;
+        let handler = self.daemon.handlers.get(&record.handler).cloned().unwrap_or_default();
         let inputs = spec::Inputs {
             config,
             sandbox: &self.sandbox.fixed.config,
@@ -248,7 +249,7 @@ impl Bundle {
             devices: &resolve::devices(config)?,
             seccomp_profile: seccomp_profile.as_deref(),
             node: &self.daemon.node,
-            handler: self.daemon.handlers.get(&record.handler).unwrap_or(&spec::HandlerFacts::default()),
+            handler: &handler,
         };
         Ok(spec::generate(&inputs)?)
     }

@@ -15,7 +15,7 @@ use crate::steps::cri_config::{invalid, missing};
 pub async fn pull_image(daemon: &Arc<Daemon>, request: PullImageRequest) -> Result<PullImageResponse, Error> {
     let name = request.image.map(|image| image.image).filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| missing("image.image"))?;
-    let reference = Reference::parse(&name)?;
+    let reference = name.parse::<Reference>()?;
     let credentials = request.auth.map(credentials).transpose()?.flatten();
     let image = daemon.images.pull(&reference, credentials).await?;
     Ok(PullImageResponse { image_ref: image.id.clone() })

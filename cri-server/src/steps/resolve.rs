@@ -7,6 +7,7 @@ use proto::cri::{self, NamespaceMode};
 use super::cri_config::{invalid, namespace_options};
 use crate::daemon::Daemon;
 use crate::error::Error;
+use crate::host::user::{GroupsPolicy, UserRequest};
 use crate::host::{fs, source};
 use crate::spec::seccomp::Requested;
 use crate::spec::{self, MountSource, NamespacePaths, PodFiles, ResolvedDevice};
@@ -51,6 +52,28 @@ pub fn seccomp_profile(config: &cri::ContainerConfig) -> Result<Option<Vec<u8>>,
     };
     let file = std::fs::File::open(&path).map_err(unusable)?;
     fs::read_bounded(file, PROFILE_LIMIT).map(Some).map_err(unusable)
+}
+
+/// What request and image say about the user.
+pub fn user_request<'a>(config: &'a cri::ContainerConfig, image_user: &'a str) -> Result<UserRequest<'a>, Error> {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let Some(context) = context else { return Ok(UserRequest { image_user, ..Default::default() }) };
+    let policy = match cri::SupplementalGroupsPolicy::try_from(context.supplemental_groups_policy) {
+        Ok(cri::SupplementalGroupsPolicy::Merge) => GroupsPolicy::Merge,
+        Ok(cri::SupplementalGroupsPolicy::Strict) => GroupsPolicy::Strict,
+        Err(_) => {
+            let reason = format!("expected Merge or Strict, got {}", context.supplemental_groups_policy);
+            return Err(invalid("config.linux.security_context.supplemental_groups_policy", reason));
+        }
+    };
+    Ok(UserRequest {
+        run_as_user: context.run_as_user.map(|user| user.value),
+        run_as_username: &context.run_as_username,
+        run_as_group: context.run_as_group.map(|group| group.value),
+        supplemental_groups: &context.supplemental_groups,
+        policy,
+        image_user,
+    })
 }
 
 /// Files of the namespaces that the container joins.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::{Error, chain};
+use crate::host::monitor::Monitor;
 use crate::host::{cgroup, mount};
 use crate::model::container::Exit;
 use crate::monitor::protocol::Target;
@@ -181,21 +182,23 @@ pub fn release_later(daemon: &Arc<Daemon>, container: Arc<Container>) {
     });
 }
 
-/// Ends the sandbox's monitor, one that this daemon has not attached to included.
+/// Ends the sandbox's monitor, one that this daemon has not attached to included. One that does not listen is killed.
 async fn end_monitor(daemon: &Daemon, sandbox: &Sandbox) -> Option<String> {
     let socket = daemon.paths.monitor_socket(sandbox.id());
     let monitor = match sandbox.monitor() {
         Some(monitor) => Some(monitor),
-        None if socket.exists() => crate::host::monitor::Monitor::attach(&socket).await.ok(),
-        None => None,
+        None => Monitor::attach(&socket).await.ok(),
     };
     sandbox.set_monitor(None);
-    let ended = tokio::time::timeout(CALL, monitor?.shutdown()).await;
-    match ended {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(format!("monitor: {}", chain(&error))),
-        Err(_) => Some(format!("monitor: no answer within {} s", CALL.as_secs())),
+    if let Some(monitor) = monitor {
+        match tokio::time::timeout(CALL, monitor.shutdown()).await {
+            Ok(Ok(())) => return None,
+            Ok(Err(error)) => tracing::warn!(pod = sandbox.id().short(), error = chain(&error), "killing the monitor"),
+            Err(_) => tracing::warn!(pod = sandbox.id().short(), "killing the monitor: it does not answer"),
+        }
     }
+    let killed = Monitor::kill(&daemon.paths.pod_state(sandbox.id()));
+    killed.err().map(|error| format!("monitor: {error}"))
 }
 
 /// The pod's own cgroup: only where the request named no parent.
