@@ -1,6 +1,6 @@
 //! What every RPC gets: the configuration, the records, and the parts of the host.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::config::{Config, HandlerConfig};
+use crate::config::{Config, HandlerConfig, RegistryConfig};
 use crate::error::Error;
-use crate::host::cgroup::Layout;
+use crate::host::cgroup::{Cgroup, CgroupPath, Layout};
 use crate::host::cni::{self, Cni};
+use crate::host::node;
 use crate::host::oci::{self, OciRuntime};
-use crate::image::{self, ImageStore, LayerKey};
+use crate::image::{self, HostConfig, ImageStore};
 use crate::model::id::{ContainerId, PodId};
 use crate::operations::Operations;
 use crate::paths::Paths;
@@ -43,11 +44,11 @@ pub struct Daemon {
     /// Containers being made.
     pub making_containers: Operations<ContainerId>,
     /// Images and layers.
-    pub images: Arc<ImageStore>,
+    pub images: ImageStore,
     /// Network plugins.
     pub cni: Cni,
     /// cgroup hierarchies of the node.
-    pub cgroups: Layout,
+    pub cgroups: Arc<Layout>,
     /// What the specification must know about the node.
     pub node: NodeFacts,
     /// What each handler's OCI runtime can do.
@@ -65,16 +66,16 @@ impl Daemon {
         std::fs::create_dir_all(&config.netns_dir)
             .with_context(|| format!("make {}", config.netns_dir.display()))?;
         let lock = lock(&paths.root().join("lock"))?;
-        let cgroups = Layout::detect().context("look at the cgroup hierarchies")?;
+        let cgroups = Arc::new(Layout::detect().context("look at the cgroup hierarchies")?);
         Ok(Self {
             boot_id: store::boot_id().context("read the boot id")?,
             sandboxes: Index::default(),
             containers: Index::default(),
             making_sandboxes: Operations::new("pod sandbox"),
             making_containers: Operations::new("container"),
-            images: Arc::new(ImageStore::open(paths.root(), image_config(&config))?),
+            images: ImageStore::open(paths.root(), image_config(&config))?,
             cni: Cni::new(cni_config(&config)),
-            node: crate::host::node::facts(cgroups.version()),
+            node: node::facts(&cgroups),
             handlers: config.runtime.handlers.iter().map(|(name, h)| (name.clone(), oci::probe(&h.path))).collect(),
             cgroups,
             paths,
@@ -112,21 +113,24 @@ impl Daemon {
         Ok(OciRuntime { name: name.to_string(), path: path.clone(), args: args.clone(), root })
     }
 
-    /// Layers that containers stand on, whether or not their image is still there.
-    pub fn layers_in_use(&self) -> HashSet<LayerKey> {
-        self.containers.all().iter().flat_map(|container| container.record().layers.clone()).collect()
+    /// The cgroup at `path`, as a record or the OCI runtime names it.
+    pub fn cgroup(&self, path: &str) -> Result<Cgroup, Error> {
+        let path = CgroupPath::parse(path).map_err(|error| Error::Internal(error.to_string()))?;
+        Ok(Cgroup::new(&self.cgroups, path))
     }
-
-    /// Removes layers that neither an image nor a container needs any more, in the background.
-    pub fn collect_layers(self: &Arc<Self>) {
-        let daemon = self.clone();
-        tokio::task::spawn_blocking(move || daemon.images.retain(&daemon.layers_in_use()));
-    }
-
 }
 
 fn image_config(config: &Config) -> image::Config {
-    todo!("x")
+    let host = |registry: &RegistryConfig| {
+        let host = HostConfig { mirrors: registry.mirrors.clone(), plain_http: registry.plain_http };
+        (registry.host.clone(), host)
+    };
+    let registries = image::RegistryConfig {
+        hosts: config.image.registry.iter().map(host).collect(),
+        stall_timeout_seconds: config.image.no_progress_s,
+        ..Default::default()
+    };
+    image::Config { registries, parallel_layers: config.image.concurrent_downloads, ..Default::default() }
 }
 
 fn cni_config(config: &Config) -> cni::Config {

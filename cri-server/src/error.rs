@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tonic::{Code, Status};
 
+use crate::host::cgroup::CgroupError;
 use crate::host::cni::CniError;
 use crate::host::monitor::MonitorError;
 use crate::host::user::UserError;
@@ -93,6 +94,9 @@ pub enum Error {
     /// Images.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// cgroups.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// Network plugins.
     #[error(transparent)]
     Cni(#[from] CniError),
@@ -140,6 +144,7 @@ impl Error {
             Self::Internal(_) => Code::Internal,
             Self::Undone { source, .. } => source.code(),
             Self::Image(error) => image_code(error),
+            Self::Cgroup(error) => cgroup_code(error),
             Self::Cni(error) => cni_code(error),
             Self::Monitor(error) => monitor_code(error),
             Self::Spec(error) => spec_code(error),
@@ -163,6 +168,16 @@ pub fn chain(error: &(dyn StdError + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+fn cgroup_code(error: &CgroupError) -> Code {
+    match error {
+        CgroupError::NoHierarchy => Code::FailedPrecondition,
+        CgroupError::Gone(_) => Code::NotFound,
+        CgroupError::Root => Code::InvalidArgument,
+        CgroupError::Busy { .. } => Code::DeadlineExceeded,
+        CgroupError::Io { source, .. } => io_code(source),
+    }
 }
 
 fn cni_code(error: &CniError) -> Code {

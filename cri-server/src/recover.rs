@@ -4,6 +4,7 @@
 //! the pod had is taken back. At last everything that no live object owns is undone, except where a record was
 //! unreadable: then nothing of that kind is collected, since it may belong to the quarantined object.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +65,12 @@ fn load(daemon: &Daemon) -> Result<Quarantine, Error> {
     }
     for (id, directory) in directories::<ContainerId>(&daemon.paths.containers())? {
         match record::read::<ContainerRecord>(&container::path(&directory)) {
-            Ok(Some(record)) => daemon.containers.insert(id.as_str(), Container::new(record, directory)),
+            Ok(Some(record)) => {
+                let lease = daemon.images.lease_layers(&record.layers);
+                let container = Container::new(record, directory);
+                lease.into_iter().for_each(|lease| container.keep_layers(lease));
+                daemon.containers.insert(id.as_str(), container);
+            }
             Ok(None) => {}
             Err(error) => quarantine.containers |= unreadable(&error),
         }
@@ -214,7 +220,8 @@ async fn collect(daemon: &Arc<Daemon>, quarantine: &Quarantine) {
     }
     if !quarantine.containers {
         collect_containers(daemon).await;
-        daemon.collect_layers();
+        // Containers hold leases on what they stand on.
+        daemon.images.retain(HashSet::new()).await;
     }
 }
 

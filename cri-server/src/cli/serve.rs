@@ -79,7 +79,11 @@ fn listen(socket: &Path, gid: Option<u32>) -> anyhow::Result<UnixListener> {
 }
 
 fn start_log(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log_level)
+    // A plain level is meant for this program, not for every library in it.
+    let level = config.log_level.as_str();
+    let plain = level.parse::<tracing::Level>().is_ok();
+    let directives = if plain { format!("warn,cri_server={level}") } else { level.to_string() };
+    let filter = EnvFilter::try_new(directives)
         .with_context(|| format!("configuration key `log_level`: {:?}", config.log_level))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {

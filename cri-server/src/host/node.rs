@@ -3,11 +3,17 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::cgroup::Layout;
 use crate::spec::capabilities::CapSet;
 use crate::spec::{AppArmor, Availability, CgroupVersion, Machine, NodeFacts, OomScore, Selinux};
 
 /// Looks at the node.
-pub fn facts(cgroups: CgroupVersion) -> NodeFacts {
+pub fn facts(layout: &Layout) -> NodeFacts {
+    let cgroups = match layout {
+        Layout::V2 { .. } => CgroupVersion::V2,
+        Layout::V1 { unified: Some(_), .. } => CgroupVersion::Hybrid,
+        Layout::V1 { unified: None, .. } => CgroupVersion::V1,
+    };
     NodeFacts {
         cgroups,
         cgroup_namespaces: present("/proc/self/ns/cgroup"),

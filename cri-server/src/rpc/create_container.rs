@@ -11,11 +11,11 @@ use crate::error::Error;
 use crate::host::fs::{self, Durability, write_atomic};
 use crate::host::oci::OciRuntime;
 use crate::host::user::{self, ResolvedUser};
-use crate::image::{Image, Lease, overlay};
+use crate::image::{Image, overlay};
 use crate::model::container::ContainerState;
 use crate::model::id::ContainerId;
 use crate::model::name::Name;
-use crate::monitor::protocol::{CreateContainer, Runtime, default_log_line_limit};
+use crate::monitor::protocol::{ContainerCgroup, CreateContainer, Runtime, default_log_line_limit};
 use crate::spec;
 use crate::steps::cri_config::{missing, plain};
 use crate::steps::{pod_files, resolve, signal, teardown};
@@ -60,17 +60,18 @@ async fn find_or_make(
     let wanted = config.image.as_ref().map(|image| image.image.as_str()).filter(|image| !image.is_empty());
     let wanted = wanted.ok_or_else(|| missing("config.image.image"))?;
     let image = daemon.images.get(wanted).ok_or_else(|| Error::NotFound { kind: "image", id: wanted.into() })?;
-    let lease = daemon.images.lease(&image);
+    let lease = daemon.images.lease(&image).ok_or_else(|| Error::NotFound { kind: "image", id: wanted.into() })?;
     let record = plan(&daemon, &sandbox, &image, config)?;
     let directory = daemon.paths.container(&record.id);
     let container = Container::new(record, directory.clone());
+    container.keep_layers(lease);
     let _operation = container.operation.lock().await;
     blocking(move || pod_files::make_directory(&directory, 0o711))
         .await?
         .map_err(Error::host("make the directory of the container's record"))?;
     container.enter(ContainerState::Creating)?;
     daemon.containers.insert(container.id.as_str(), container.clone());
-    match make(&daemon, &sandbox, &container, &image, lease).await {
+    match make(&daemon, &sandbox, &container, &image).await {
         Ok(()) => Ok(container.id.clone()),
         Err(error) => {
             let left = teardown::erase_container(&daemon, &container).await;
@@ -87,8 +88,7 @@ fn plan(
     config: ContainerConfig,
 ) -> Result<ContainerRecord, Error> {
     if !sandbox.state().is_ready() {
-        let (kind, id) = ("pod sandbox", sandbox.id().to_string());
-        return Err(Error::FailedPrecondition { kind, id, reason: "is not ready".into() });
+        return Err(not_ready(sandbox));
     }
     let id = ContainerId::generate();
     let stop_signal = signal::stop_signal(&config, &spec::ImageConfig::from(&image.config))?;
@@ -97,8 +97,8 @@ fn plan(
         boot_id: daemon.boot_id.clone(),
         created_at: store::now(),
         handler: daemon.oci(&sandbox.fixed.runtime_handler)?.name,
-        image_id: image.id.clone(),
-        image_ref: image.repo_digests.first().unwrap_or(&image.id).clone(),
+        image_id: image.id.to_string(),
+        image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
         layers: image.layers.clone(),
         cgroups_path: format!("{}/{id}", sandbox.fixed.cgroup_parent.trim_end_matches('/')),
         log_path: resolve::log_path(&sandbox.fixed.config, &config)?,
@@ -110,12 +110,15 @@ fn plan(
     })
 }
 
+fn not_ready(sandbox: &Sandbox) -> Error {
+    Error::FailedPrecondition { kind: "pod sandbox", id: sandbox.id().to_string(), reason: "is not ready".into() }
+}
+
 async fn make(
     daemon: &Arc<Daemon>,
     sandbox: &Arc<Sandbox>,
     container: &Arc<Container>,
     image: &Image,
-    _layers_stay: Lease,
 ) -> Result<(), Error> {
     let oci = daemon.oci(&sandbox.fixed.runtime_handler)?;
     let bundle = Bundle {
@@ -125,22 +128,24 @@ async fn make(
         image: spec::ImageConfig::from(&image.config),
     };
     blocking(move || bundle.write()).await??;
-    let monitor = sandbox.monitor().ok_or_else(|| Error::FailedPrecondition {
-        kind: "pod sandbox",
-        id: sandbox.id().to_string(),
-        reason: "is not ready".into(),
-    })?;
-    let created = monitor.create(request(daemon, sandbox, container, oci)).await?;
+    let monitor = sandbox.monitor().ok_or_else(|| not_ready(sandbox))?;
+    let created = monitor.create(request(daemon, sandbox, container, oci)?).await?;
     container.enter(ContainerState::Created { pid: created.pid })?;
     Ok(())
 }
 
 /// What the monitor has to know.
-fn request(daemon: &Daemon, sandbox: &Sandbox, container: &Container, oci: OciRuntime) -> CreateContainer {
+fn request(
+    daemon: &Daemon,
+    sandbox: &Sandbox,
+    container: &Container,
+    oci: OciRuntime,
+) -> Result<CreateContainer, Error> {
     let record = container.record();
-    let cgroup = daemon.cgroups.cgroup(&record.cgroups_path);
+    let cgroup = daemon.cgroup(&record.cgroups_path)?;
+    let cgroup = ContainerCgroup { oom_counter: cgroup.oom_file(), directories: cgroup.process_dirs() };
     let metadata = record.metadata();
-    CreateContainer {
+    Ok(CreateContainer {
         id: container.id.clone(),
         bundle: daemon.paths.bundle(&container.id),
         runtime: Runtime { path: oci.path, args: oci.args, root: oci.root },
@@ -148,7 +153,7 @@ fn request(daemon: &Daemon, sandbox: &Sandbox, container: &Container, oci: OciRu
         stdin: record.config.stdin,
         log_path: (!record.log_path.is_empty()).then(|| record.log_path.clone().into()),
         log_line_limit: default_log_line_limit(),
-        cgroup: cgroup.for_monitor(),
+        cgroup,
         kill_cgroup: shares_processes(sandbox, &record),
         exit_file: store::container::exit_path(&daemon.paths.container(&container.id)),
         identity: serde_json::json!({
@@ -160,7 +165,7 @@ fn request(daemon: &Daemon, sandbox: &Sandbox, container: &Container, oci: OciRu
             "image": record.image_id,
             "configDigest": digest(&record.config),
         }),
-    }
+    })
 }
 
 /// Whether processes of the container outlive its first one: not where that is the first of a PID namespace.

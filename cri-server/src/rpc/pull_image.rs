@@ -18,19 +18,19 @@ pub async fn pull_image(daemon: &Arc<Daemon>, request: PullImageRequest) -> Resu
     let reference = name.parse::<Reference>()?;
     let credentials = request.auth.map(credentials).transpose()?.flatten();
     let image = daemon.images.pull(&reference, credentials).await?;
-    Ok(PullImageResponse { image_ref: image.id.clone() })
+    Ok(PullImageResponse { image_ref: image.id.to_string() })
 }
 
 /// What the kubelet sends, in the order in which the fields count.
 fn credentials(auth: AuthConfig) -> Result<Option<Credentials>, Error> {
     if !auth.registry_token.is_empty() {
-        return Ok(Some(Credentials::RegistryToken(auth.registry_token)));
+        return Ok(Some(Credentials::Registry(auth.registry_token)));
     }
     if !auth.identity_token.is_empty() {
-        return Ok(Some(Credentials::IdentityToken(auth.identity_token)));
+        return Ok(Some(Credentials::Identity(auth.identity_token)));
     }
     if !auth.username.is_empty() || !auth.password.is_empty() {
-        return Ok(Some(Credentials::Basic { username: auth.username, password: auth.password }));
+        return Ok(Some(Credentials::Basic { user: auth.username, password: auth.password }));
     }
     if auth.auth.is_empty() {
         return Ok(None);
@@ -38,7 +38,7 @@ fn credentials(auth: AuthConfig) -> Result<Option<Credentials>, Error> {
     let malformed = || invalid("auth.auth", "expected base64 of `user:password`");
     let bytes = STANDARD.decode(auth.auth.trim()).map_err(|_| malformed())?;
     let text = String::from_utf8(bytes).map_err(|_| malformed())?;
-    let (username, password) = text.split_once(':').ok_or_else(malformed)?;
+    let (user, password) = text.split_once(':').ok_or_else(malformed)?;
     let password = password.trim_end_matches('\0').to_string();
-    Ok(Some(Credentials::Basic { username: username.into(), password }))
+    Ok(Some(Credentials::Basic { user: user.into(), password }))
 }

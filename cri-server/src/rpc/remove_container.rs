@@ -21,6 +21,5 @@ pub async fn remove_container(
     if !left.is_empty() {
         return Err(Error::Internal(format!("remove container {}: {}", container.id, left.join("; "))));
     }
-    daemon.collect_layers();
     Ok(RemoveContainerResponse {})
 }

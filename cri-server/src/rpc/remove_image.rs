@@ -5,7 +5,6 @@ use std::sync::Arc;
 use proto::cri::{RemoveImageRequest, RemoveImageResponse};
 
 use crate::daemon::Daemon;
-use crate::detached::blocking;
 use crate::error::Error;
 use crate::steps::cri_config::missing;
 
@@ -13,8 +12,6 @@ use crate::steps::cri_config::missing;
 pub async fn remove_image(daemon: &Arc<Daemon>, request: RemoveImageRequest) -> Result<RemoveImageResponse, Error> {
     let name = request.image.map(|image| image.image).filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| missing("image.image"))?;
-    let images = daemon.images.clone();
-    blocking(move || images.remove(&name)).await??;
-    daemon.collect_layers();
+    daemon.images.remove(&name).await?;
     Ok(RemoveImageResponse {})
 }

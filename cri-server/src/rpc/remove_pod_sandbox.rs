@@ -23,6 +23,5 @@ pub async fn remove_pod_sandbox(
         sandbox.enter(sandbox.state().stopped())?;
         return Err(Error::Internal(format!("remove pod sandbox {}: {}", sandbox.id(), left.join("; "))));
     }
-    daemon.collect_layers();
     Ok(RemovePodSandboxResponse {})
 }

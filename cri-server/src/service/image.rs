@@ -26,7 +26,7 @@ impl image_service_server::ImageService for Service {
     }
 
     async fn image_status(&self, request: Request<ImageStatusRequest>) -> Answer<ImageStatusResponse> {
-        Ok(Response::new(rpc::image_status::image_status(&self.daemon, &request.into_inner())?))
+        Ok(Response::new(rpc::image_status::image_status(&self.daemon, &request.into_inner()).await?))
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {

@@ -122,11 +122,11 @@ impl runtime_service_server::RuntimeService for Service {
     }
 
     async fn container_stats(&self, request: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {
-        Ok(Response::new(rpc::stats::container_stats(&self.daemon, request.into_inner()).await?))
+        Ok(Response::new(rpc::container_stats::container_stats(&self.daemon, request.into_inner()).await?))
     }
 
     async fn list_container_stats(&self, request: Request<ListContainerStatsRequest>) -> Answer<ListContainerStatsResponse> {
-        Ok(Response::new(rpc::stats::list_container_stats(&self.daemon, request.into_inner()).await?))
+        Ok(Response::new(rpc::list_container_stats::list_container_stats(&self.daemon, request.into_inner()).await?))
     }
 
     async fn stream_container_stats(&self, _: Request<StreamContainerStatsRequest>) -> Answer<Self::StreamContainerStatsStream> {
@@ -134,11 +134,11 @@ impl runtime_service_server::RuntimeService for Service {
     }
 
     async fn pod_sandbox_stats(&self, request: Request<PodSandboxStatsRequest>) -> Answer<PodSandboxStatsResponse> {
-        Ok(Response::new(rpc::stats::pod_sandbox_stats(&self.daemon, request.into_inner()).await?))
+        Ok(Response::new(rpc::pod_sandbox_stats::pod_sandbox_stats(&self.daemon, request.into_inner()).await?))
     }
 
     async fn list_pod_sandbox_stats(&self, request: Request<ListPodSandboxStatsRequest>) -> Answer<ListPodSandboxStatsResponse> {
-        Ok(Response::new(rpc::stats::list_pod_sandbox_stats(&self.daemon, request.into_inner()).await?))
+        Ok(Response::new(rpc::list_pod_sandbox_stats::list_pod_sandbox_stats(&self.daemon, request.into_inner()).await?))
     }
 
     async fn stream_pod_sandbox_stats(&self, _: Request<StreamPodSandboxStatsRequest>) -> Answer<Self::StreamPodSandboxStatsStream> {

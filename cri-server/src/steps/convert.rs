@@ -121,13 +121,13 @@ pub fn selects(
 pub fn image(image: &crate::image::Image) -> cri::Image {
     let (uid, username) = image_user(&image.config.config.user);
     cri::Image {
-        id: image.id.clone(),
+        id: image.id.to_string(),
         repo_tags: image.repo_tags.clone(),
         repo_digests: image.repo_digests.clone(),
         size: image.size,
         uid,
         username,
-        spec: Some(cri::ImageSpec { image: image.id.clone(), ..Default::default() }),
+        spec: Some(cri::ImageSpec { image: image.id.to_string(), ..Default::default() }),
         pinned: image.pinned,
     }
 }

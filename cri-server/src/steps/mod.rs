@@ -5,5 +5,6 @@ pub mod cri_config;
 pub mod pod_files;
 pub mod resolve;
 pub mod signal;
+pub mod stats;
 pub mod supervise;
 pub mod teardown;

@@ -9,7 +9,7 @@ use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::{Error, chain};
 use crate::host::monitor::Monitor;
-use crate::host::{cgroup, mount};
+use crate::host::mount;
 use crate::model::container::Exit;
 use crate::monitor::protocol::Target;
 use crate::store;
@@ -47,9 +47,8 @@ pub async fn kill(daemon: &Daemon, container: &Container) -> Result<(), Error> {
 
 /// Kills what is in the container's cgroup, whoever started it.
 pub async fn kill_cgroup(daemon: &Daemon, container: &Container) -> Result<(), Error> {
-    let cgroup = daemon.cgroups.cgroup(&container.record().cgroups_path);
-    let path = container.record().cgroups_path.clone();
-    blocking(move || cgroup.kill_all()).await?.map_err(Error::host(format!("kill the processes of cgroup {path}")))
+    let cgroup = daemon.cgroup(&container.record().cgroups_path)?;
+    Ok(blocking(move || cgroup.kill_all(KILLED)).await??)
 }
 
 /// Takes back what a container has for this boot: the OCI runtime's state, its cgroup, its root, its bundle.
@@ -74,14 +73,14 @@ pub async fn release_container(daemon: &Daemon, container: &Container) -> Vec<St
         };
         failures.extend(deletion.err());
     }
-    let cgroup = daemon.cgroups.cgroup(&record.cgroups_path);
+    note(&mut failures, "cgroup", remove_cgroup(daemon, &record.cgroups_path).await);
     let rootfs = daemon.paths.rootfs(&container.id);
     let bundle = daemon.paths.bundle(&container.id);
     let removed = blocking(move || {
         let unmounted = mount::unmount(&rootfs);
         // A root that is still mounted must not be walked into: its files are the layers'.
         let removed = if unmounted.is_ok() { mount::remove_tree(&bundle) } else { Ok(()) };
-        [("cgroup", cgroup.remove()), ("root", unmounted), ("bundle", removed)]
+        [("root", unmounted), ("bundle", removed)]
     })
     .await;
     match removed {
@@ -109,7 +108,7 @@ pub async fn erase_container(daemon: &Daemon, container: &Container) -> Vec<Stri
     failures
 }
 
-/// Takes back what a sandbox has for this boot: containers, network, monitor, namespaces, shared memory.
+/// Takes back what a sandbox has for this boot (its own cgroup only where the request named no parent): containers, network, monitor, namespaces, shared memory.
 pub async fn release_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> {
     let mut failures = Vec::new();
     for container in daemon.containers_of(sandbox.id()) {
@@ -124,11 +123,12 @@ pub async fn release_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> 
     failures.extend(end_monitor(daemon, sandbox).await);
     let pins: Vec<_> = sandbox.fixed.pins.iter().cloned().collect();
     let shm = daemon.paths.shm(sandbox.id());
-    let cgroup = owned_cgroup(daemon, sandbox);
+    if sandbox.fixed.cgroup_parent.ends_with(sandbox.id().as_str()) {
+        note(&mut failures, "cgroup", remove_cgroup(daemon, &sandbox.fixed.cgroup_parent).await);
+    }
     let undone = blocking(move || {
         let mut results: Vec<_> = pins.iter().map(|pin| ("namespace", mount::unpin(pin))).collect();
         results.push(("shared memory", mount::unmount(&shm)));
-        results.extend(cgroup.map(|cgroup| ("cgroup", cgroup.remove())));
         results
     })
     .await;
@@ -201,10 +201,9 @@ async fn end_monitor(daemon: &Daemon, sandbox: &Sandbox) -> Option<String> {
     killed.err().map(|error| format!("monitor: {error}"))
 }
 
-/// The pod's own cgroup: only where the request named no parent.
-fn owned_cgroup(daemon: &Daemon, sandbox: &Sandbox) -> Option<cgroup::Cgroup> {
-    let parent = &sandbox.fixed.cgroup_parent;
-    parent.ends_with(sandbox.id().as_str()).then(|| daemon.cgroups.cgroup(parent))
+async fn remove_cgroup(daemon: &Daemon, path: &str) -> Result<(), Error> {
+    let cgroup = daemon.cgroup(path)?;
+    Ok(blocking(move || cgroup.remove(KILLED)).await??)
 }
 
 /// Removes a record's directory, the record last.

@@ -9,7 +9,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::record::{self, RecordError};
+use crate::host::cgroup::Sample;
 use crate::host::fs::Durability;
+use crate::image::{LayerKey, Lease};
 use crate::model::container::{ContainerState, Exit};
 use crate::model::id::{ContainerId, PodId};
 use crate::model::name::Name;
@@ -32,7 +34,7 @@ pub struct ContainerRecord {
     /// A reference by digest to its image, or the id where there is none.
     pub image_ref: String,
     /// Keys of its image's layers, bottom first: they stay while the container does.
-    pub layers: Vec<String>,
+    pub layers: Vec<LayerKey>,
     /// Path of its cgroup, as the OCI runtime takes it.
     pub cgroups_path: String,
     /// Log file, absolute; empty when the output is discarded.
@@ -73,6 +75,10 @@ pub struct Container {
     pub operation: tokio::sync::Mutex<()>,
     /// When a stop in flight kills; `None` while nobody wants the container stopped. Only ever gets earlier.
     pub kill_at: watch::Sender<Option<Instant>>,
+    /// Processor time when it was last asked for.
+    pub sample: Mutex<Option<Sample>>,
+    /// Keeps the image's layers while the container lives.
+    layers: Mutex<Option<Lease>>,
     record: Mutex<Arc<ContainerRecord>>,
     state: watch::Sender<ContainerState>,
     directory: PathBuf,
@@ -88,10 +94,17 @@ impl Container {
             name: record.name(),
             operation: tokio::sync::Mutex::default(),
             kill_at: watch::Sender::new(None),
+            sample: Mutex::default(),
+            layers: Mutex::default(),
             record: Mutex::new(Arc::new(record)),
             state,
             directory,
         })
+    }
+
+    /// Keeps layers while the container lives.
+    pub fn keep_layers(&self, lease: Lease) {
+        *self.layers.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(lease);
     }
 
     /// A snapshot of the record.

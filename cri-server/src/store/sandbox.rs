@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::record::{self, RecordError};
+use crate::host::cgroup::Sample;
 use crate::host::fs::Durability;
 use crate::host::monitor::Monitor;
 use crate::model::id::PodId;
@@ -61,6 +62,8 @@ pub struct Sandbox {
     pub operation: tokio::sync::Mutex<()>,
     /// Cancelled once to make an operation in flight give up.
     pub abort: CancellationToken,
+    /// Processor time when it was last asked for.
+    pub sample: Mutex<Option<Sample>>,
     /// The monitor, while there is one.
     pub monitor: RwLock<Option<Monitor>>,
     state: watch::Sender<SandboxState>,
@@ -77,6 +80,7 @@ impl Sandbox {
             fixed: record,
             operation: tokio::sync::Mutex::default(),
             abort: CancellationToken::new(),
+            sample: Mutex::default(),
             monitor: RwLock::default(),
             state,
             directory,
