@@ -87,7 +87,7 @@ pub(crate) mod tests {
             }
             let child = Command::new("unshare").args(["--net", "sleep", "600"]).spawn().unwrap();
             let namespace = Self(child);
-            let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+            let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
             while std::fs::read_link(namespace.path()).unwrap() == own {
                 std::thread::yield_now();
             }
