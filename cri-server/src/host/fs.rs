@@ -80,23 +80,6 @@ pub fn read_bounded(reader: impl Read, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Bytes and inodes that a tree takes on disk; links are not followed, what cannot be read is left out.
-pub fn tree_usage(root: &Path) -> (u64, u64) {
-    use std::os::unix::fs::MetadataExt;
-    let mut usage = (0, 0);
-    let mut waiting = vec![root.to_path_buf()];
-    while let Some(directory) = waiting.pop() {
-        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            usage = (usage.0 + metadata.blocks() * 512, usage.1 + 1);
-            if metadata.is_dir() {
-                waiting.push(entry.path());
-            }
-        }
-    }
-    usage
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! Side effects on the node, made by the daemon: files, mounts, cgroups, CNI plugins, the monitor's client.
+//! Side effects on the node, made by the daemon: files, mounts, cgroups, namespaces, CNI plugins, monitors.
 //! Nothing here knows gRPC.
 
 pub mod cgroup;
@@ -6,7 +6,9 @@ pub mod cni;
 pub mod fs;
 pub mod monitor;
 pub mod mount;
+pub mod netns;
 pub mod node;
 pub mod oci;
 pub mod source;
+pub mod usage;
 pub mod user;

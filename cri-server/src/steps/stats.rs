@@ -10,9 +10,13 @@ use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::host::cgroup::{self, Sample, Stats};
 use crate::host::netns::{self, LinkStats};
+use crate::host::usage;
 use crate::store;
 use crate::store::container::Container;
 use crate::store::sandbox::Sandbox;
+
+/// Most entries of a writable layer that are counted.
+const LAYER_ENTRIES: u64 = 200_000;
 
 /// Statistics of a container; one that does not run uses nothing but its writable layer. Blocks.
 pub fn container(daemon: &Daemon, container: &Container) -> Result<cri::ContainerStats, Error> {
@@ -82,7 +86,8 @@ fn container_message(daemon: &Daemon, container: &Container, stats: &Stats) -> c
     let now = store::now();
     let record = container.record();
     let layer = daemon.paths.container(&record.id).join("upper");
-    let (bytes, inodes) = crate::host::fs::tree_usage(&layer);
+    // A layer that cannot be read has no known usage.
+    let usage = usage::dir_usage(&layer, LAYER_ENTRIES).ok();
     cri::ContainerStats {
         attributes: Some(cri::ContainerAttributes {
             id: record.id.to_string(),
@@ -95,8 +100,8 @@ fn container_message(daemon: &Daemon, container: &Container, stats: &Stats) -> c
         writable_layer: Some(cri::FilesystemUsage {
             timestamp: now,
             fs_id: Some(cri::FilesystemIdentifier { mountpoint: daemon.paths.root().display().to_string() }),
-            used_bytes: value(bytes),
-            inodes_used: value(inodes),
+            used_bytes: usage.as_ref().and_then(|usage| value(usage.bytes)),
+            inodes_used: usage.as_ref().and_then(|usage| value(usage.inodes)),
         }),
         swap: stats.swap.map(|swap| cri::SwapUsage {
             timestamp: now,

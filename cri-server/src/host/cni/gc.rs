@@ -2,12 +2,17 @@
 //! Attachments that other runtimes recorded in the same directory are valid for ever.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::cache::{Entry, parts};
+use super::chain::Runner;
 use super::conf::SpecVersion;
 use super::error::{CniError, Failures};
 use super::{Cni, undo};
 use crate::model::id::PodId;
+
+/// Nothing else runs meanwhile.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 impl Cni {
     /// Releases everything that Berth attached for pods that are not in `live`. Returns how many records went.
@@ -29,7 +34,8 @@ impl Cni {
         let Ok(network) = self.network() else { return Ok(collected) };
         if network.version >= SpecVersion::V1_1_0 && !network.disable_gc {
             let valid = valid(self.cache.entries(None)?, &network.name)?;
-            failures.extend(self.runner.gc(&network, &valid).await);
+            let runner = Runner { deadline: self.runner.deadline.min(DEADLINE), ..self.runner.clone() };
+            failures.extend(runner.gc(&network, &valid).await);
         }
         if failures.is_empty() {
             return Ok(collected);

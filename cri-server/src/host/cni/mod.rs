@@ -15,8 +15,12 @@ mod error;
 mod exec;
 mod gc;
 mod orphans;
+#[cfg(test)]
+mod peer_tests;
 mod result;
 mod status;
+#[cfg(test)]
+mod tests;
 mod undo;
 
 use std::path::PathBuf;

@@ -1,0 +1,148 @@
+//! Network namespaces of pods, seen from outside. A namespace may have no process: a thread of its own enters it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::fs::read_bounded;
+
+const LIMIT: u64 = 4 << 20;
+
+/// What went over a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkStats {
+    /// Its name, for instance `lo` or `eth0`.
+    pub name: String,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets that were received wrongly.
+    pub rx_errors: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets that could not be sent.
+    pub tx_errors: u64,
+}
+
+/// The links of the network namespace pinned at `pin`. Blocks for less than a millisecond.
+pub fn link_stats(pin: &Path) -> io::Result<Vec<LinkStats>> {
+    let mut all = link_stats_of(vec![pin.to_path_buf()]);
+    all.pop().unwrap_or_else(|| Err(io::Error::other("the thread for network namespaces died")))
+}
+
+/// The links of several network namespaces, in order, by one thread; shorter than `pins` only if that thread died.
+pub fn link_stats_of(pins: Vec<PathBuf>) -> Vec<io::Result<Vec<LinkStats>>> {
+    let visit = move || pins.iter().map(|pin| enter_and_read(pin)).collect();
+    let thread = std::thread::Builder::new().name("netns".into()).stack_size(256 << 10).spawn(visit);
+    match thread {
+        Ok(thread) => thread.join().unwrap_or_default(),
+        Err(error) => vec![Err(error)],
+    }
+}
+
+/// Changes the namespace of the calling thread for good.
+fn enter_and_read(pin: &Path) -> io::Result<Vec<LinkStats>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let namespace = rustix::fs::open(pin, flags, Mode::empty())?;
+    move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(LinkNameSpaceType::Network))?;
+    let text = read_bounded(std::fs::File::open("/proc/thread-self/net/dev")?, LIMIT)?;
+    Ok(parse(&String::from_utf8_lossy(&text)))
+}
+
+/// Lines of the form `name: rx_bytes packets errs … tx_bytes packets errs …` (proc_net(5)).
+fn parse(text: &str) -> Vec<LinkStats> {
+    let link = |line: &str| {
+        let (name, counters) = line.split_once(':')?;
+        let counters: Vec<u64> = counters.split_whitespace().map_while(|text| text.parse().ok()).collect();
+        let get = |index: usize| counters.get(index).copied();
+        Some(LinkStats {
+            name: name.trim().to_string(),
+            rx_bytes: get(0)?,
+            rx_errors: get(2)?,
+            tx_bytes: get(8)?,
+            tx_errors: get(10)?,
+        })
+    };
+    text.lines().filter_map(link).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    /// A network namespace held by a process, for tests.
+    pub(crate) struct Namespace(Child);
+
+    impl Namespace {
+        /// `None`, with a message, when this user may not make one.
+        #[expect(clippy::disallowed_methods, reason = "a holder of a namespace for tests")]
+        pub(crate) fn new() -> Option<Self> {
+            if !rustix::process::geteuid().is_root() {
+                assert!(std::env::var_os("E2E_REQUIRE").is_none(), "root is required");
+                eprintln!("SKIPPED: network namespaces need root");
+                return None;
+            }
+            let child = Command::new("unshare").args(["--net", "sleep", "600"]).spawn().unwrap();
+            let namespace = Self(child);
+            let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+            while std::fs::read_link(namespace.path()).unwrap() == own {
+                std::thread::yield_now();
+            }
+            Some(namespace)
+        }
+
+        pub(crate) fn path(&self) -> PathBuf {
+            format!("/proc/{}/ns/net", self.0.id()).into()
+        }
+
+        /// Moves the calling thread into it.
+        pub(crate) fn enter(&self) {
+            let file = std::fs::File::open(self.path()).unwrap();
+            move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network))
+                .unwrap();
+        }
+    }
+
+    impl Drop for Namespace {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn counters_are_taken_by_position() {
+        let text = "\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:       1       2    3    4    5     6          7         8        9      10   11   12   13    14      15         16
+  eth0:100 2 0 0 0 0 0 0 200 4 1 0 0 0 0 0
+ short: 1 2 3
+";
+        let link = |name: &str, [rx_bytes, rx_errors, tx_bytes, tx_errors]: [u64; 4]| LinkStats {
+            name: name.into(),
+            rx_bytes,
+            rx_errors,
+            tx_bytes,
+            tx_errors,
+        };
+        assert_eq!(parse(text), [link("lo", [1, 3, 9, 11]), link("eth0", [100, 0, 200, 1])]);
+    }
+
+    #[test]
+    fn links_of_another_namespace() {
+        let Some(namespace) = Namespace::new() else { return };
+        let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let links = link_stats(&namespace.path()).unwrap();
+        let name = |link: &LinkStats| link.name.clone();
+        assert_eq!(links.iter().map(name).collect::<Vec<_>>(), ["lo"]);
+        assert_eq!(links[0].rx_bytes, 0);
+        assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), own);
+        let several =
+            link_stats_of(vec!["/nonexistent".into(), namespace.path(), "/proc/self/mounts".into()]);
+        assert_eq!(several.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, false]);
+    }
+}
