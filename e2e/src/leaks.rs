@@ -26,7 +26,9 @@ pub struct Snapshot {
 impl Snapshot {
     /// Looks at a node.
     pub fn take(node: &Node) -> Result<Self> {
-        let mut snapshot = Self { daemon: node.daemon_pid(), ..Self::default() };
+        // The reference's descriptors and threads are its own affair, as is its root.
+        let daemon = node.daemon_pid().filter(|_| node.setup().endpoint == Endpoint::Berth);
+        let mut snapshot = Self { daemon, ..Self::default() };
         snapshot.add("mount", mounts(node.holder_pid())?);
         snapshot.add("link", links(node)?);
         snapshot.add("route", routes(node)?);
