@@ -160,7 +160,7 @@ fn plain(value: Value) -> Value {
     }
 }
 
-/// Cgroups that carry the node's id, in every hierarchy.
+/// Cgroups that carry the node's id, in every hierarchy. The parent of all pods is not one of them: it stays.
 fn cgroups(id: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup")? {
@@ -171,6 +171,8 @@ fn cgroups(id: &str) -> Result<Vec<String>> {
             }
         }
     }
+    let parent = format!("/berth-{id}");
+    found.retain(|path| !path.ends_with(&parent));
     Ok(found)
 }
 
