@@ -26,7 +26,9 @@ pub struct Snapshot {
 impl Snapshot {
     /// Looks at a node.
     pub fn take(node: &Node) -> Result<Self> {
-        let mut snapshot = Self { daemon: node.daemon_pid(), ..Self::default() };
+        // The reference's descriptors and threads are its own affair, as is its root.
+        let daemon = node.daemon_pid().filter(|_| node.setup().endpoint == Endpoint::Berth);
+        let mut snapshot = Self { daemon, ..Self::default() };
         snapshot.add("mount", mounts(node.holder_pid())?);
         snapshot.add("link", links(node)?);
         snapshot.add("route", routes(node)?);
@@ -158,7 +160,7 @@ fn plain(value: Value) -> Value {
     }
 }
 
-/// Cgroups that carry the node's id, in every hierarchy.
+/// Cgroups that carry the node's id, in every hierarchy. The parent of all pods is not one of them: it stays.
 fn cgroups(id: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup")? {
@@ -169,6 +171,8 @@ fn cgroups(id: &str) -> Result<Vec<String>> {
             }
         }
     }
+    let parent = format!("/berth-{id}");
+    found.retain(|path| !path.ends_with(&parent));
     Ok(found)
 }
 

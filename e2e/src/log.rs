@@ -21,11 +21,13 @@ pub fn read(path: &Path) -> Result<Vec<Line>> {
     parse(&text)
 }
 
-/// Takes log text apart. A last line without its end is still being written, and left out.
+/// Takes log text apart. A raw line without its end is still being written, and left out; the last pieces of a stream
+/// that no end follows are a line too.
 pub fn parse(text: &str) -> Result<Vec<Line>> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let mut lines = Vec::new();
     let mut pending = [String::new(), String::new()];
+    let mut last_time = "";
     for (number, raw) in whole.split('\n').enumerate().filter(|_| !whole.is_empty()) {
         let mut parts = raw.splitn(4, ' ');
         let (Some(time), Some(stream), Some(tag), Some(content)) =
@@ -48,6 +50,12 @@ pub fn parse(text: &str) -> Result<Vec<Line>> {
             }),
             _ => bail!("log line {} has an unknown tag: {raw:?}", number + 1),
         }
+        last_time = time;
+    }
+    for (stream, content) in
+        ["stdout", "stderr"].into_iter().zip(pending).filter(|(_, piece)| !piece.is_empty())
+    {
+        lines.push(Line { time: last_time.to_owned(), stream: stream.to_owned(), content });
     }
     Ok(lines)
 }
@@ -93,6 +101,7 @@ mod tests {
         check("t stdout F one\n", &["one"]);
         check("t stdout F \nt stderr F x y\nt stdout F unfin", &["", "x y"]);
         check("t stdout P a\nt stderr F e\nt stdout F b\n", &["e", "ab"]);
+        check("t stdout F a\nt stdout P end\n", &["a", "end"]);
         assert!(parse("t stdin F x\n").is_err());
         assert!(parse("t stdout Q x\n").is_err());
         assert!(parse("nothing\n").is_err());

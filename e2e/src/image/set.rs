@@ -161,17 +161,18 @@ impl<'a> Set<'a> {
 
     /// The images that differ in their media types.
     fn push_formats(&self) -> Result<()> {
-        let config = json!({"Cmd": ["sh"], "Env": [path_variable()]});
-        let docker =
-            Image { format: Format::Docker, layers: vec![self.base.clone()], config: config.clone() };
+        let config =
+            |name: &str| json!({"Cmd": ["sh"], "Env": [path_variable()], "Labels": {"dev.berth.form": name}});
+        let layers = vec![self.base.clone()];
+        let docker = Image { format: Format::Docker, layers: layers.clone(), config: config("docker") };
         docker.push(&self.registry, "berth/docker", &["1"])?;
         let mark = |name: &str| Archive::default().file(name, Owner::root(0o644), b"zstd\n");
-        let layers = vec![self.base.clone(), mark("mark").finish(Compression::Zstd)?];
-        let zstd = Image { format: Format::Oci, layers, config: config.clone() };
+        let two = vec![self.base.clone(), mark("mark").finish(Compression::Zstd)?];
+        let zstd = Image { format: Format::Oci, layers: two, config: config("zstd") };
         zstd.push(&self.registry, "berth/zstd", &["1"])?;
-        let fitting = Image { format: Format::Oci, layers: vec![self.base.clone()], config: config.clone() };
+        let fitting = Image { format: Format::Oci, layers, config: config("fitting") };
         let foreign_layer = mark("foreign").finish(Compression::Gzip)?;
-        let foreign = Image { format: Format::Oci, layers: vec![foreign_layer], config };
+        let foreign = Image { format: Format::Oci, layers: vec![foreign_layer], config: config("foreign") };
         fitting.push(&self.registry, "berth/index", &["amd64"])?;
         foreign.push(&self.registry, "berth/index", &["s390x"])?;
         let (fitting, foreign) = (fitting.manifest()?, foreign.manifest()?);

@@ -1,0 +1,79 @@
+//! One case: a node in its settled state, a client of it, and the leak diff that must be empty at the end.
+
+use anyhow::{Context, Result, ensure};
+use proto::cri as api;
+
+use crate::cri::{Cri, container};
+use crate::daemon::{Endpoint, Setup};
+use crate::gate;
+use crate::image::set::BUSYBOX;
+use crate::leaks::Snapshot;
+use crate::node::Node;
+
+/// A node on which one case runs.
+pub struct Case {
+    /// The node.
+    pub node: Node,
+    /// A client of its daemon.
+    pub cri: Cri,
+    before: Snapshot,
+}
+
+impl Case {
+    /// Starts a node and lets it settle: the test image is pulled, and one pod came and went, so that what the first
+    /// pod makes for all (bridge, tables, parent cgroup) is there. None where this machine cannot; that is said.
+    pub async fn open(test: &str, setup: Setup) -> Result<Option<Self>> {
+        if !gate::open(test) {
+            return Ok(None);
+        }
+        let node = Node::start(setup)?;
+        let cri = node.cri().await?;
+        cri.pull(BUSYBOX).await.context("pull the test image")?;
+        warm_up(&cri).await.context("the first pod")?;
+        let before = node.snapshot()?;
+        Ok(Some(Self { node, cri, before }))
+    }
+
+    /// Ends the case: fails with what is left.
+    pub fn close(self) -> Result<()> {
+        self.settle()?;
+        self.node.end();
+        Ok(())
+    }
+
+    /// Checks in between that nothing is left.
+    pub fn settle(&self) -> Result<()> {
+        self.node.expect_no_leaks(&self.before)
+    }
+
+    /// Takes the present state, whatever it is, as the one to come back to.
+    pub fn accept_present_state(&mut self) -> Result<()> {
+        self.before = self.node.snapshot()?;
+        Ok(())
+    }
+
+    /// Whether the daemon is ours. The reference is held only to what it does too.
+    #[must_use]
+    pub fn is_berth(&self) -> bool {
+        self.node.setup().endpoint == Endpoint::Berth
+    }
+
+    /// Runs a pod with one container of the test image that sleeps; gives both ids.
+    pub async fn sleeper(&self, pod: &api::PodSandboxConfig) -> Result<(String, String)> {
+        let pod_id = self.cri.run_pod(pod).await?;
+        let config = container("sleeper", BUSYBOX, &["sleep", "100000"]);
+        let id = self.cri.launch(&pod_id, &config, pod).await?;
+        Ok((pod_id, id))
+    }
+}
+
+async fn warm_up(cri: &Cri) -> Result<()> {
+    let mut pod = cri.pod("warm-up");
+    pod.port_mappings = vec![api::PortMapping { container_port: 80, host_port: 18080, ..Default::default() }];
+    let pod_id = cri.run_pod(&pod).await?;
+    let id = cri.launch(&pod_id, &container("warm-up", BUSYBOX, &["sleep", "1000"]), &pod).await?;
+    let output = cri.exec(&id, &["true"], 10).await?;
+    ensure!(output.code == 0, "true ended with {output:?}");
+    cri.end_pod(&pod_id).await?;
+    Ok(())
+}

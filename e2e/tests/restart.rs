@@ -1,0 +1,162 @@
+//! The daemon killed, and held, while its containers go on.
+//!
+//! `E2E_HOLD_SECONDS` shortens the 60 s for development.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::case::Case;
+use e2e::cri::container;
+use e2e::daemon::Setup;
+use e2e::image::set::{BUSYBOX, WRITER};
+use e2e::{log, wait};
+use proto::cri::{ContainerState, PodSandboxState};
+
+/// Lines per second that the writer writes.
+const RATE: u64 = 10_000;
+/// Longest pause that a writer may see.
+const LONGEST_GAP: Duration = Duration::from_millis(100);
+const SOON: Duration = Duration::from_secs(30);
+
+/// What happens to the daemon in between.
+#[derive(Clone, Copy, Debug)]
+enum Absence {
+    /// SIGKILL, and a new daemon at the end.
+    Killed,
+    /// SIGSTOP, and SIGCONT at the end.
+    Held,
+}
+
+fn hold() -> Duration {
+    let seconds = std::env::var("E2E_HOLD_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(60))
+}
+
+async fn check(test: &str, handler: &str, absence: Absence) -> Result<()> {
+    let Some(mut case) = Case::open(test, Setup::with_handler(handler)).await? else { return Ok(()) };
+    case.cri.pull(WRITER).await?;
+    case.accept_present_state()?;
+    let pod = case.cri.pod("restart");
+    let pod_id = case.cri.run_pod(&pod).await?;
+    let rate = RATE.to_string();
+    let writer = case.cri.launch(&pod_id, &container("writer", WRITER, &["/writer", &rate]), &pod).await?;
+    // Exits in the middle of the absence.
+    let half = (hold() / 2).as_secs_f32();
+    let line = format!("sleep {half}; exit 3");
+    let leaver = case.cri.launch(&pod_id, &container("leaver", BUSYBOX, &["sh", "-c", &line]), &pod).await?;
+
+    match absence {
+        Absence::Killed => {
+            case.node.kill_daemon()?;
+            tokio::time::sleep(hold()).await;
+            case.node.start_daemon()?;
+            case.cri = case.node.cri().await?;
+        }
+        Absence::Held => {
+            case.node.daemon()?.freeze()?;
+            tokio::time::sleep(hold()).await;
+            case.node.daemon()?.resume()?;
+        }
+    }
+    let cri = &case.cri;
+    ensure!(cri.pod_status(&pod_id).await?.state() == PodSandboxState::SandboxReady);
+    ensure!(cri.status(&writer).await?.state() == ContainerState::ContainerRunning);
+    let status = cri.exited(&leaver, SOON).await?;
+    ensure!(status.exit_code == 3, "{status:?}");
+    let ran = Duration::from_nanos(u64::try_from(status.finished_at - status.started_at)?).as_secs_f32();
+    ensure!((half..half + 2.0).contains(&ran), "it is said to have run for {ran} s, it was {half} s");
+
+    let path = cri.log_path("restart", "writer");
+    let length = std::fs::metadata(&path)?.len();
+    wait::until("lines after the absence", SOON, || {
+        ensure!(std::fs::metadata(&path)?.len() > length);
+        Ok(())
+    })?;
+    cri.stop(&writer, 1).await?;
+    let written = log::check_written(&log::read(&path)?)?;
+    let least = RATE * hold().as_secs();
+    ensure!(written.lines >= least, "{} lines, expected {least} or more", written.lines);
+    let gap = Duration::from_nanos(written.longest_gap);
+    eprintln!("{handler}, {absence:?}: {} lines, longest gap {gap:?}", written.lines);
+    ensure!(gap <= LONGEST_GAP, "the writer stalled for {gap:?}");
+
+    let late = cri.launch(&pod_id, &container("late", BUSYBOX, &["sh", "-c", "exit 5"]), &pod).await?;
+    ensure!(cri.exited(&late, SOON).await?.exit_code == 5);
+    cri.end_pod(&pod_id).await?;
+    case.close()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_outlive_a_killed_daemon() -> Result<()> {
+    check("containers_outlive_a_killed_daemon", &Setup::default().default_handler, Absence::Killed).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_do_not_notice_a_held_daemon() -> Result<()> {
+    check("containers_do_not_notice_a_held_daemon", &Setup::default().default_handler, Absence::Held).await
+}
+
+/// With the other runtimes the absence is short: what differs is how containers are found again.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_handlers_containers_are_found_again() -> Result<()> {
+    for handler in ["crun", "runc", "youki"] {
+        let test = format!("every_handlers_containers_are_found_again on {handler}");
+        let Some(mut case) = Case::open(&test, Setup::with_handler(handler)).await? else { return Ok(()) };
+        let pod = case.cri.pod("again");
+        let (pod_id, sleeper) = case.sleeper(&pod).await?;
+        let done =
+            case.cri.launch(&pod_id, &container("done", BUSYBOX, &["sh", "-c", "exit 9"]), &pod).await?;
+        case.cri.exited(&done, SOON).await?;
+        let created =
+            case.cri.create(&pod_id, &container("created", BUSYBOX, &["sleep", "99"]), &pod).await?;
+        case.node.kill_daemon()?;
+        case.node.start_daemon()?;
+        case.cri = case.node.cri().await?;
+        let cri = &case.cri;
+        ensure!(cri.status(&sleeper).await?.state() == ContainerState::ContainerRunning, "{handler}");
+        ensure!(cri.status(&done).await?.exit_code == 9, "{handler}");
+        ensure!(cri.status(&created).await?.state() == ContainerState::ContainerCreated, "{handler}");
+        cri.start(&created).await?;
+        ensure!(cri.shell(&sleeper, "echo here").await? == "here\n", "{handler}");
+        cri.stop(&sleeper, 0).await?;
+        ensure!(cri.status(&sleeper).await?.exit_code == 137, "{handler}");
+        cri.end_pod(&pod_id).await?;
+        case.close()?;
+    }
+    Ok(())
+}
+
+/// A pod that was being removed, or a daemon that dies between two calls, leaves nothing after a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_killed_at_any_call_leaves_nothing() -> Result<()> {
+    let test = "a_daemon_killed_at_any_call_leaves_nothing";
+    let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
+    if !case.is_berth() {
+        return case.close();
+    }
+    for delay in [0, 3, 8, 15, 25, 40, 60, 90, 130, 200] {
+        let cri = case.cri.clone();
+        let pod = cri.pod(&format!("cut-{delay}"));
+        let life = tokio::spawn({
+            let (cri, pod) = (cri.clone(), pod.clone());
+            async move {
+                let pod_id = cri.run_pod(&pod).await?;
+                cri.launch(&pod_id, &container("c", BUSYBOX, &["sleep", "1000"]), &pod).await?;
+                cri.end_pod(&pod_id).await
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        case.node.kill_daemon()?;
+        // Whatever the caller saw; the kubelet would now ask again.
+        let _ = life.await?;
+        case.node.start_daemon()?;
+        case.cri = case.node.cri().await?;
+        let cri = &case.cri;
+        let pods = cri.runtime.clone().list_pod_sandbox(proto::cri::ListPodSandboxRequest::default()).await?;
+        for pod in pods.into_inner().items {
+            cri.end_pod(&pod.id).await?;
+        }
+        case.settle().map_err(|error| error.context(format!("killed after {delay} ms")))?;
+    }
+    case.close()
+}
