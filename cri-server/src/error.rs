@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tonic::{Code, Status};
 
 use crate::host::cgroup::CgroupError;
-use crate::host::cni::CniError;
+use crate::host::cni::{Cause, CniError};
 use crate::host::monitor::MonitorError;
 use crate::host::user::UserError;
 use crate::image::ImageError;
@@ -188,7 +188,26 @@ fn cni_code(error: &CniError) -> Code {
         CniError::NotAttached(_) => Code::NotFound,
         CniError::GcBusy => Code::Unavailable,
         CniError::Record { source, .. } => io_code(source),
-        CniError::Add { .. } | CniError::Del { .. } | CniError::Check { .. } | CniError::Gc { .. } => Code::Unknown,
+        CniError::Add { failures, .. }
+        | CniError::Del { failures, .. }
+        | CniError::Check { failures, .. }
+        | CniError::Gc { failures, .. } => failures.0.first().map_or(Code::Unknown, |first| plugin_code(&first.cause)),
+    }
+}
+
+/// What the first plugin that failed says; code 11 of the CNI specification asks to try again later.
+fn plugin_code(cause: &Cause) -> Code {
+    match cause {
+        Cause::TimedOut { .. } => Code::DeadlineExceeded,
+        Cause::Aborted => Code::Aborted,
+        Cause::Reported { code: 11, .. } => Code::Unavailable,
+        Cause::Missing { .. } => Code::FailedPrecondition,
+        Cause::Reported { .. }
+        | Cause::Start { .. }
+        | Cause::Pipe { .. }
+        | Cause::Flood { .. }
+        | Cause::Died { .. }
+        | Cause::Rubbish { .. } => Code::Unknown,
     }
 }
 

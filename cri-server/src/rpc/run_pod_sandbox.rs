@@ -8,6 +8,7 @@ use proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest, RunPodSa
 use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::Error;
+use crate::host::cgroup::CgroupPath;
 use crate::host::cni::{Attachment, Resolver};
 use crate::host::monitor::Monitor;
 use crate::model::id::PodId;
@@ -85,8 +86,10 @@ fn plan(daemon: &Daemon, config: PodSandboxConfig, runtime_handler: String) -> R
     let wanted = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
     let cgroup_parent = match wanted {
         "" => format!("{}/{id}", daemon.config.cgroup.parent.trim_end_matches('/')),
-        path => crate::host::cgroup::check_parent(path)
-            .map_err(|error| invalid("config.linux.cgroup_parent", error.to_string()))?,
+        path => CgroupPath::parent(path)
+            .map_err(|error| invalid("config.linux.cgroup_parent", error.to_string()))?
+            .as_str()
+            .to_string(),
     };
     Ok(SandboxRecord {
         id,
