@@ -1,11 +1,10 @@
 //! Statistics of a cgroup, in the sense that cAdvisor gave the words of the CRI. Parsing is pure.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::Instant;
 
 use super::{Cgroup, CgroupError, Layout};
-use crate::host::fs::read_bounded;
 
 const LIMIT: u64 = 64 << 10;
 /// Ticks of `cpuacct.stat` a second (USER_HZ, the same on all of Linux's common architectures).
@@ -166,7 +165,11 @@ impl Cgroup {
 
 /// The content of a file; `None` when it, its cgroup or its feature is not there.
 pub(super) fn read(dir: &Path, file: &str) -> io::Result<Option<String>> {
-    let content = std::fs::File::open(dir.join(file)).and_then(|file| read_bounded(file, LIMIT));
+    let content = std::fs::File::open(dir.join(file)).and_then(|file| {
+        // Enough for any of these files: one read for the content and one for its end.
+        let mut bytes = Vec::with_capacity(8 << 10);
+        file.take(LIMIT).read_to_end(&mut bytes).map(|_| bytes)
+    });
     match content {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) => match error.raw_os_error() {
@@ -216,22 +219,26 @@ fn v1(read: impl Fn(&str, &str) -> io::Result<Option<String>>) -> io::Result<Sta
     let usage = number("memory", "memory.usage_in_bytes")?;
     if let (Some(usage), Some(text)) = (usage, read("memory", "memory.stat")?) {
         let working_set = usage.saturating_sub(value(&text, "total_inactive_file"));
-        let limit = number("memory", "memory.limit_in_bytes")?.filter(|limit| *limit < NO_LIMIT);
+        // Where no ancestor has a limit, the cgroup has none: most need no further file.
+        let limit = |hierarchical, file| match value(&text, hierarchical) {
+            NO_LIMIT.. => Ok(None),
+            _ => Ok::<_, io::Error>(number("memory", file)?.filter(|limit| *limit < NO_LIMIT)),
+        };
+        let memory_limit = limit("hierarchical_memory_limit", "memory.limit_in_bytes")?;
         stats.memory = Some(Memory {
             usage,
             working_set,
-            available: limit.map(|limit| limit.saturating_sub(working_set)),
+            available: memory_limit.map(|limit| limit.saturating_sub(working_set)),
             rss: value(&text, "total_rss"),
             page_faults: value(&text, "total_pgfault"),
             major_page_faults: value(&text, "total_pgmajfault"),
             psi: None,
         });
-        if let Some(both) = number("memory", "memory.memsw.usage_in_bytes")? {
-            let swap = both.saturating_sub(usage);
-            let limit_of_both =
-                number("memory", "memory.memsw.limit_in_bytes")?.filter(|limit| *limit < NO_LIMIT);
-            let limit = limit_of_both.zip(limit).map(|(both, memory)| both.saturating_sub(memory));
-            stats.swap = Some(Swap { usage: swap, available: limit.map(|limit| limit.saturating_sub(swap)) });
+        if let Some(usage) = find(&text, "total_swap") {
+            let both = limit("hierarchical_memsw_limit", "memory.memsw.limit_in_bytes")?;
+            let swap_limit = both.zip(memory_limit).map(|(both, memory)| both.saturating_sub(memory));
+            let available = swap_limit.map(|limit| limit.saturating_sub(usage));
+            stats.swap = Some(Swap { usage, available });
         }
     }
     Ok(stats)
@@ -244,8 +251,12 @@ fn number(text: &str) -> Option<u64> {
 
 /// The value of a key in a file with a key and a number on each line; 0 when it is not there.
 pub(super) fn value(text: &str, key: &str) -> u64 {
+    find(text, key).unwrap_or(0)
+}
+
+fn find(text: &str, key: &str) -> Option<u64> {
     let mut lines = text.lines().filter_map(|line| line.split_once(' '));
-    lines.find(|(name, _)| *name == key).and_then(|(_, value)| number(value)).unwrap_or(0)
+    lines.find(|(name, _)| *name == key).and_then(|(_, value)| number(value))
 }
 
 /// A pressure file; lines and keys that are not there are 0.
@@ -323,16 +334,14 @@ full avg10=0.00 avg60=0.00 avg300=0.00 total=5
 
     #[test]
     fn statistics_of_version_1() {
+        const MEMORY_STAT: &str = "\
+rss 1\ninactive_file 1\nhierarchical_memory_limit 9223372036854771712\nhierarchical_memsw_limit 9223372036854771712
+total_rss 5000\ntotal_swap 500\ntotal_inactive_file 20000\ntotal_pgfault 9\n";
         let read = files(&[
             ("cpuacct.usage", "123456789\n"),
             ("cpuacct.stat", "user 7\nsystem 4\n"),
             ("memory.usage_in_bytes", "10000\n"),
-            ("memory.limit_in_bytes", "9223372036854771712\n"),
-            ("memory.memsw.usage_in_bytes", "10500\n"),
-            (
-                "memory.stat",
-                "rss 1\ninactive_file 1\ntotal_rss 5000\ntotal_inactive_file 20000\ntotal_pgfault 9\n",
-            ),
+            ("memory.stat", MEMORY_STAT),
             ("pids.current", "2\n"),
         ]);
         let cpu = Cpu { usage_ns: 123_456_789, user_ns: 70_000_000, system_ns: 40_000_000, psi: None };
@@ -342,6 +351,19 @@ full avg10=0.00 avg60=0.00 avg300=0.00 total=5
             Stats { cpu: Some(cpu), memory: Some(memory), swap: Some(swap), pids: Some(2), io_psi: None };
         assert_eq!(v1(|_, file| read(file)).unwrap(), expect);
         assert_eq!(v1(|_, _| Ok(Some("rubbish".into()))).unwrap(), Stats::default());
+
+        let limited = files(&[
+            ("memory.usage_in_bytes", "10000\n"),
+            ("memory.limit_in_bytes", "30000\n"),
+            ("memory.memsw.limit_in_bytes", "30700\n"),
+            (
+                "memory.stat",
+                "hierarchical_memory_limit 20000\nhierarchical_memsw_limit 20000\ntotal_swap 500\n",
+            ),
+        ]);
+        let limited = v1(|_, file| limited(file)).unwrap();
+        assert_eq!(limited.memory.unwrap().available, Some(20_000));
+        assert_eq!(limited.swap, Some(Swap { usage: 500, available: Some(200) }));
 
         let total = Stats::total([&expect, &Stats::default(), &expect]);
         assert_eq!(total.cpu.unwrap().usage_ns, 246_913_578);

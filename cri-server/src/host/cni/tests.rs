@@ -302,6 +302,7 @@ async fn a_process_that_a_plugin_leaves_does_not_hold_the_answer() {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "a process that looks like a plugin")]
 async fn plugins_of_a_dead_daemon_are_ended_before_their_work_is_undone() {
     let node = Node::new("1.1.0");
     let attachment = attachment();

@@ -12,7 +12,7 @@ use crate::model::id::PodId;
 
 /// How long plugins of a dead daemon may take to go when they are killed.
 const ORPHANS: Duration = Duration::from_secs(5);
-const NSFS_MAGIC: i64 = 0x6e73_6673;
+const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
 
 impl Cni {
     /// Undoes one record, with the configuration that was used, and removes it. Returns what failed.
@@ -100,7 +100,7 @@ pub(super) fn recorded(entry: &Entry) -> Option<Recorded> {
 
 /// Device and inode of a namespace; `None` when there is none at `path`.
 pub(super) fn namespace_identity(path: &Path) -> Option<(u64, u64)> {
-    let is_namespace = rustix::fs::statfs(path).is_ok_and(|fs| i64::from(fs.f_type) == NSFS_MAGIC);
+    let is_namespace = rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == NSFS_MAGIC);
     let stat = rustix::fs::stat(path).ok().filter(|_| is_namespace)?;
     Some((stat.st_dev, stat.st_ino))
 }
