@@ -130,6 +130,10 @@ async fn make(
     blocking(move || bundle.write()).await??;
     let monitor = sandbox.monitor().ok_or_else(|| not_ready(sandbox))?;
     let created = monitor.create(request(daemon, sandbox, container, oci)?).await?;
+    // A stop of the pod that came in between has not seen this container's process, or has killed it.
+    if sandbox.abort.is_cancelled() || container.state().is_exited() {
+        return Err(Error::Aborted(format!("making container {}", container.id)));
+    }
     container.enter(ContainerState::Created { pid: created.pid })?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use proto::cri::{AuthConfig, PullImageRequest, PullImageResponse};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::image::{Credentials, Reference};
+use crate::image::{Credentials, PullRequest, Reference};
 use crate::steps::cri_config::{invalid, missing};
 
 /// Pulls an image; returns its id. Dropped when the client goes away: the last one to wait cancels the pull.
@@ -17,7 +17,7 @@ pub async fn pull_image(daemon: &Arc<Daemon>, request: PullImageRequest) -> Resu
     let name = name.ok_or_else(|| missing("image.image"))?;
     let reference = name.parse::<Reference>()?;
     let credentials = request.auth.map(credentials).transpose()?.flatten();
-    let image = daemon.images.pull(&reference, credentials).await?;
+    let image = daemon.images.pull(PullRequest { credentials, ..PullRequest::new(reference) }).await?;
     Ok(PullImageResponse { image_ref: image.id.to_string() })
 }
 
