@@ -93,13 +93,14 @@ impl Environment {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Terminal::{self, Attached, None};
     use super::super::fixture::Case;
     use super::*;
 
-    fn list(image: &[&str], request: &[(&str, &[u8])], tty: bool) -> Result<Vec<String>, SpecError> {
+    fn list(image: &[&str], request: &[(&str, &[u8])], terminal: Terminal) -> Result<Vec<String>, SpecError> {
         let mut case = Case::new();
         case.image.env = image.iter().map(|e| e.to_string()).collect();
-        case.config.tty = tty;
+        case.config.tty = terminal == Attached;
         case.config.envs = request
             .iter()
             .map(|(k, v)| proto::cri::KeyValue { key: k.to_string(), value: v.to_vec() })
@@ -111,35 +112,35 @@ mod tests {
     #[test]
     fn later_values_replace_earlier_ones_in_place() {
         let path = format!("PATH={DEFAULT_PATH}");
-        let check = |image: &[&str], request: &[(&str, &[u8])], tty: bool, expect: &[&str]| {
-            assert_eq!(list(image, request, tty).unwrap(), expect, "{image:?} {request:?}");
+        let check = |image: &[&str], request: &[(&str, &[u8])], terminal: Terminal, expect: &[&str]| {
+            assert_eq!(list(image, request, terminal).unwrap(), expect, "{image:?} {request:?}");
         };
-        check(&[], &[], false, &[&path, "HOSTNAME=web-0", "HOME=/root"]);
-        check(&[], &[], true, &[&path, "TERM=xterm", "HOSTNAME=web-0", "HOME=/root"]);
-        check(&["PATH=/bin", "A=1"], &[], false, &["PATH=/bin", "HOSTNAME=web-0", "A=1", "HOME=/root"]);
+        check(&[], &[], None, &[&path, "HOSTNAME=web-0", "HOME=/root"]);
+        check(&[], &[], Attached, &[&path, "TERM=xterm", "HOSTNAME=web-0", "HOME=/root"]);
+        check(&["PATH=/bin", "A=1"], &[], None, &["PATH=/bin", "HOSTNAME=web-0", "A=1", "HOME=/root"]);
         check(
             &["A=1", "B=2"],
             &[("A", b"3"), ("C", b"")],
-            false,
+            None,
             &[&path, "HOSTNAME=web-0", "A=3", "B=2", "C=", "HOME=/root"],
         );
-        check(&["TERM=dumb"], &[], true, &[&path, "TERM=dumb", "HOSTNAME=web-0", "HOME=/root"]);
-        check(&[], &[("HOME", b"/srv")], false, &[&path, "HOSTNAME=web-0", "HOME=/srv"]);
-        check(&["A=x=y", "=bad", "PATH"], &[], false, &["HOSTNAME=web-0", "A=x=y", "HOME=/root"]);
-        check(&["A=1", "A=2"], &[], false, &[&path, "HOSTNAME=web-0", "A=2", "HOME=/root"]);
-        check(&[], &[("N", b"a\nb")], false, &[&path, "HOSTNAME=web-0", "N=a\nb", "HOME=/root"]);
+        check(&["TERM=dumb"], &[], Attached, &[&path, "TERM=dumb", "HOSTNAME=web-0", "HOME=/root"]);
+        check(&[], &[("HOME", b"/srv")], None, &[&path, "HOSTNAME=web-0", "HOME=/srv"]);
+        check(&["A=x=y", "=bad", "PATH"], &[], None, &["HOSTNAME=web-0", "A=x=y", "HOME=/root"]);
+        check(&["A=1", "A=2"], &[], None, &[&path, "HOSTNAME=web-0", "A=2", "HOME=/root"]);
+        check(&[], &[("N", b"a\nb")], None, &[&path, "HOSTNAME=web-0", "N=a\nb", "HOME=/root"]);
     }
 
     #[test]
     fn what_no_environment_can_hold_is_refused() {
         let check = |request: &[(&str, &[u8])]| {
-            assert!(list(&[], request, false).is_err(), "{request:?}");
+            assert!(list(&[], request, None).is_err(), "{request:?}");
         };
         check(&[("", b"1")]);
         check(&[("A=B", b"1")]);
         check(&[("A\0", b"1")]);
         check(&[("A", b"1\0")]);
         check(&[("A", &[0xff, 0xfe])]);
-        assert!(list(&["A=\0"], &[], false).is_err());
+        assert!(list(&["A=\0"], &[], None).is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! Inputs for tests: owned, so that a test changes one thing.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use proto::cri;
 
@@ -25,6 +25,9 @@ pub(super) struct Case {
     pub image_volumes: Vec<ImageVolume>,
     pub devices: Vec<ResolvedDevice>,
     pub seccomp_profile: Option<Vec<u8>>,
+    pub pids_limit: Option<i64>,
+    pub cgroups_path: String,
+    pub rootfs: PathBuf,
     pub node: NodeFacts,
     pub handler: HandlerFacts,
 }
@@ -63,6 +66,9 @@ impl Case {
             image_volumes: Vec::new(),
             devices: Vec::new(),
             seccomp_profile: None,
+            pids_limit: None,
+            cgroups_path: "/kubepods/pod1/c".into(),
+            rootfs: "/run/berth/containers/c/rootfs".into(),
             node: node(),
             handler: HandlerFacts::default(),
         };
@@ -119,9 +125,9 @@ impl Case {
             },
             hostname: "web-0",
             namespaces: &self.namespace_paths,
-            cgroups_path: "/kubepods/pod1/c",
-            pids_limit: None,
-            rootfs: Path::new("/run/berth/containers/c/rootfs"),
+            cgroups_path: &self.cgroups_path,
+            pids_limit: self.pids_limit,
+            rootfs: &self.rootfs,
             pod_files: &self.pod_files,
             mount_sources: &self.mount_sources,
             image_volumes: &self.image_volumes,

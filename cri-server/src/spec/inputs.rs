@@ -204,11 +204,26 @@ pub struct HandlerFacts {
     pub oci_version: String,
     /// Whether it knows `rro` mounts, and the kernel too.
     pub recursive_read_only: Availability,
+    /// How it reads `SCMP_CMP_MASKED_EQ` in a system call filter.
+    pub masked_equal: MaskedEqual,
+}
+
+/// Order of mask and value in a masked comparison of a system call filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaskedEqual {
+    /// `value` is the mask, as in runc and crun.
+    ValueIsMask,
+    /// `valueTwo` is the mask: youki up to 0.7. It would otherwise let `clone` make user namespaces.
+    ValueTwoIsMask,
 }
 
 impl Default for HandlerFacts {
     fn default() -> Self {
-        Self { oci_version: "1.0.2".into(), recursive_read_only: Availability::Missing }
+        Self {
+            oci_version: "1.0.2".into(),
+            recursive_read_only: Availability::Missing,
+            masked_equal: MaskedEqual::ValueIsMask,
+        }
     }
 }
 

@@ -26,6 +26,11 @@ pub mod sysctl;
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // A ring 1 test runs the OCI runtimes.
+mod ring1;
 
 pub use error::SpecError;
 pub use exec::{Terminal, exec_process};

@@ -46,8 +46,9 @@ pub struct Process {
     pub cwd: String,
     /// The five sets.
     pub capabilities: Capabilities,
-    /// Set-user-id programs and file capabilities have no effect.
-    #[serde(default)]
+    /// Set-user-id programs and file capabilities have no effect. Left out when false: youki loads a filter before
+    /// it gives up the capability to do so only where the key is absent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_new_privileges: bool,
     /// AppArmor profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -189,9 +189,7 @@ mod tests {
     fn a_privileged_container_needs_a_privileged_sandbox() {
         let mut case = Case::new();
         case.security().privileged = true;
-        let inputs = case.inputs();
-        assert!(Request::new(&inputs).is_err());
-        drop(inputs);
+        assert!(Request::new(&case.inputs()).is_err());
         case.sandbox_security().privileged = true;
         let inputs = case.inputs();
         assert!(Request::new(&inputs).is_ok_and(|r| r.privileged()));

@@ -84,11 +84,13 @@ fn personality() -> impl Iterator<Item = Syscall> {
         .map(|value| conditional("personality", ALLOW, None, compare("SCMP_CMP_EQ", value)))
 }
 
-fn socket() -> [Syscall; 3] {
+fn socket() -> [Syscall; 5] {
     [
         conditional("socket", ALLOW, None, compare("SCMP_CMP_LT", AF_ALG)),
         conditional("socket", ALLOW, None, compare("SCMP_CMP_EQ", AF_ALG + 1)),
         conditional("socket", ALLOW, None, compare("SCMP_CMP_GT", AF_VSOCK)),
+        conditional("socket", ERRNO, Some(EPERM), compare("SCMP_CMP_EQ", AF_ALG)),
+        conditional("socket", ERRNO, Some(EPERM), compare("SCMP_CMP_EQ", AF_VSOCK)),
     ]
 }
 

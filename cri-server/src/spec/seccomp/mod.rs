@@ -13,7 +13,7 @@ use proto::cri::security_profile::ProfileType;
 use super::capabilities::CapSet;
 use super::oci::{Capabilities, Seccomp};
 use super::request::Request;
-use super::{Availability, Machine, SpecError, lsm};
+use super::{Availability, Machine, MaskedEqual, SpecError, lsm};
 
 pub use default::default_profile;
 
@@ -55,15 +55,26 @@ pub(super) fn filter(request: &Request<'_>, granted: &Capabilities) -> Result<Op
         return Err(SpecError::unsupported("a seccomp profile", "this node's kernel has no seccomp filters"));
     }
     let capabilities = granted.bounding.iter().filter_map(|name| CapSet::named(name)).collect();
-    match requested {
-        Requested::Unconfined => Ok(None),
-        Requested::RuntimeDefault => Ok(Some(default_profile(capabilities, node.machine))),
+    let mut filter = match requested {
+        Requested::Unconfined => return Ok(None),
+        Requested::RuntimeDefault => default_profile(capabilities, node.machine),
         Requested::Localhost(reference) => {
             let content = request.inputs.seccomp_profile;
             let content = content.ok_or(SpecError::MissingFact { fact: "the seccomp profile" })?;
             let target = file::Target { capabilities, machine: node.machine, kernel: node.kernel };
-            file::parse(&reference, content, &target).map(Some)
+            file::parse(&reference, content, &target)?
         }
+    };
+    if request.inputs.handler.masked_equal == MaskedEqual::ValueTwoIsMask {
+        swap_masks(&mut filter);
+    }
+    Ok(Some(filter))
+}
+
+fn swap_masks(filter: &mut Seccomp) {
+    let args = filter.syscalls.iter_mut().flat_map(|rule| &mut rule.args);
+    for arg in args.filter(|arg| arg.op == "SCMP_CMP_MASKED_EQ") {
+        std::mem::swap(&mut arg.value, &mut arg.value_two);
     }
 }
 
@@ -118,6 +129,20 @@ mod tests {
         let mut case = Case::privileged();
         case.security().seccomp = ask(ProfileType::RuntimeDefault, "");
         assert_eq!(case.generate().unwrap().linux.seccomp, None);
+    }
+
+    #[test]
+    fn masks_are_where_the_runtime_looks_for_them() {
+        let mut case = Case::new();
+        case.security().seccomp = ask(ProfileType::RuntimeDefault, "");
+        let first_mask = |case: &Case| {
+            let filter = case.generate().unwrap().linux.seccomp.unwrap();
+            let clone = filter.syscalls.into_iter().find(|rule| rule.names == ["clone"]).unwrap();
+            (clone.args[0].value, clone.args[0].value_two)
+        };
+        assert_eq!(first_mask(&case), (0x7e02_0000, 0));
+        case.handler.masked_equal = MaskedEqual::ValueTwoIsMask;
+        assert_eq!(first_mask(&case), (0, 0x7e02_0000));
     }
 
     #[test]
