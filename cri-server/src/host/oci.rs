@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::spec::{Availability, HandlerFacts};
+use crate::spec::{Availability, HandlerFacts, MaskedEqual};
 
 /// Longest answer read, bytes.
 const ANSWER_LIMIT: u64 = 1 << 20;
@@ -14,12 +14,15 @@ const PROBE: Duration = Duration::from_secs(2);
 
 /// What an OCI runtime can do: from its `features`, or from its version where it has none.
 pub fn probe(program: &Path) -> HandlerFacts {
+    let version = ask(program, "--version").unwrap_or_default();
     let recursive_read_only = match ask(program, "features") {
         Some(features) => lists_rro(&features),
-        None => is_recent_crun(&ask(program, "--version").unwrap_or_default()),
+        None => is_recent_crun(&version),
     };
     let recursive_read_only = if recursive_read_only { Availability::Present } else { Availability::Missing };
-    HandlerFacts { recursive_read_only, ..HandlerFacts::default() }
+    let masked_equal =
+        if version.starts_with("youki") { MaskedEqual::ValueTwoIsMask } else { MaskedEqual::ValueIsMask };
+    HandlerFacts { recursive_read_only, masked_equal, ..HandlerFacts::default() }
 }
 
 #[allow(clippy::disallowed_methods, reason = "host/ starts programs")]
