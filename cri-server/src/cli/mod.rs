@@ -1,5 +1,7 @@
 //! The command line of `cri-server`: the daemon and its administrator subcommands.
 
+mod bars;
+mod image;
 mod serve;
 
 use std::io::Write;
@@ -27,6 +29,9 @@ pub struct Arguments {
 pub enum Command {
     /// Serve the CRI on the configured socket until SIGTERM or SIGINT
     Serve,
+    /// Administer images
+    #[command(subcommand)]
+    Image(image::Command),
     /// Check the configuration file and say what is wrong with it
     CheckConfig,
     /// Print completion code for a shell
@@ -40,6 +45,7 @@ pub enum Command {
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::serve(Config::load(&arguments.config)?)?,
+        Command::Image(command) => image::run(command, &Config::load(&arguments.config)?)?,
         Command::CheckConfig => {
             Config::load(&arguments.config)?;
             writeln!(std::io::stdout(), "{}: good", arguments.config.display())?;

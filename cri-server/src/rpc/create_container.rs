@@ -11,7 +11,8 @@ use crate::error::Error;
 use crate::host::fs::{self, Durability, write_atomic};
 use crate::host::oci::OciRuntime;
 use crate::host::user::{self, ResolvedUser};
-use crate::image::{Image, overlay};
+use crate::image::Image;
+use crate::image::overlay::{Overlay, Writable};
 use crate::model::container::ContainerState;
 use crate::model::id::ContainerId;
 use crate::model::name::Name;
@@ -218,7 +219,9 @@ impl Bundle {
             pod_files::make_directory(path, mode).map_err(Error::host(format!("make {}", path.display())))?;
         }
         let layers: Vec<_> = record.layers.iter().map(|key| self.daemon.images.layer_path(key)).collect();
-        overlay::mount(&layers, Some((&upper, &work)), &rootfs)?;
+        let empty = self.daemon.images.empty_layer();
+        let writable = Some(Writable { upper: &upper, work: &work });
+        Overlay { layers: &layers, empty: &empty, writable }.mount(&rootfs)?;
         Ok(rootfs)
     }
 

@@ -1,11 +1,14 @@
 //! The RPC table: one to three lines per RPC. Only this module and `error` name tonic.
 
+mod admin;
+pub mod client;
 mod image;
 mod runtime;
 mod trace;
 
 use std::sync::Arc;
 
+use proto::admin::admin_server::AdminServer;
 use proto::cri::image_service_server::ImageServiceServer;
 use proto::cri::runtime_service_server::RuntimeServiceServer;
 use tokio::net::UnixListener;
@@ -15,6 +18,8 @@ use crate::daemon::Daemon;
 
 /// Largest message in either direction, bytes: what the kubelet allows.
 const MESSAGE_LIMIT: usize = 16 << 20;
+/// Size of one piece of an archive in transit, bytes.
+const CHUNK: usize = 256 << 10;
 
 /// The services around one daemon.
 #[derive(Clone)]
@@ -32,6 +37,7 @@ pub async fn serve(
     let runtime = RuntimeServiceServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT);
+    let admin = AdminServer::new(service.clone());
     let image = ImageServiceServer::new(service)
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT);
@@ -39,6 +45,7 @@ pub async fn serve(
         .layer(trace::TraceLayer)
         .add_service(runtime)
         .add_service(image)
+        .add_service(admin)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown)
         .await
 }
