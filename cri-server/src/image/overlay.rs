@@ -1,0 +1,139 @@
+//! Root file systems: layer directories stacked by overlayfs, with a writable directory on top or none.
+//!
+//! Knows directories only. The mount is made detached and complete, then attached: nobody sees it half made.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags};
+
+use super::error::ImageError;
+
+/// Longest value of one mount parameter; a longer path is given by descriptor.
+const MAX_VALUE: usize = 255;
+/// Longest option string of mount(2).
+const MAX_OPTIONS: usize = 4095;
+
+/// A root file system to be mounted.
+#[derive(Debug, Clone, Copy)]
+pub struct Overlay<'a> {
+    /// Layer directories, bottom to top. One that occurs twice counts where it is on top.
+    pub layers: &'a [PathBuf],
+    /// An empty directory, for what overlayfs cannot do with fewer layers.
+    pub empty: &'a Path,
+    /// Where changes go; without it the mount is read-only.
+    pub writable: Option<Writable<'a>>,
+}
+
+/// Directories of a container's own layer, on one file system.
+#[derive(Debug, Clone, Copy)]
+pub struct Writable<'a> {
+    /// Holds what the container changes.
+    pub upper: &'a Path,
+    /// Scratch space of overlayfs.
+    pub work: &'a Path,
+}
+
+impl Overlay<'_> {
+    /// Mounts it over the directory `target`.
+    pub fn mount(&self, target: &Path) -> Result<(), ImageError> {
+        let lower = self.lower();
+        let mounted = match self.mount_by_parameters(&lower, target) {
+            // Kernels before 6.5 know no parameter for a single lower directory.
+            Err(Errno::INVAL | Errno::NOSYS) => self.mount_by_options(&lower, target),
+            other => other.map_err(io::Error::from),
+        };
+        mounted.map_err(|e| ImageError::io(format!("mounting an overlay over {}", target.display()), e))
+    }
+
+    /// Topmost first, each once, as many as overlayfs wants.
+    fn lower(&self) -> Vec<&Path> {
+        let mut lower: Vec<&Path> = Vec::with_capacity(self.layers.len() + 1);
+        for layer in self.layers.iter().rev() {
+            if !lower.contains(&layer.as_path()) {
+                lower.push(layer);
+            }
+        }
+        if lower.is_empty() || (lower.len() == 1 && self.writable.is_none()) {
+            lower.push(self.empty);
+        }
+        lower
+    }
+
+    fn mount_by_parameters(&self, lower: &[&Path], target: &Path) -> Result<(), Errno> {
+        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let set = |key: &str, value: &str| rustix::mount::fsconfig_set_string(&context, key, value);
+        set("source", "overlay")?;
+        let mut opened = Vec::new();
+        for directory in lower {
+            set_path(&context, "lowerdir+", directory, &mut opened)?;
+        }
+        if let Some(writable) = self.writable {
+            set_path(&context, "upperdir", writable.upper, &mut opened)?;
+            set_path(&context, "workdir", writable.work, &mut opened)?;
+        }
+        // An index would bind the upper directory to these layers, which an upgrade may move.
+        set("index", "off")?;
+        rustix::mount::fsconfig_create(&context)?;
+        let attributes = match self.writable {
+            Some(_) => MountAttrFlags::empty(),
+            None => MountAttrFlags::MOUNT_ATTR_RDONLY,
+        };
+        let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+        rustix::mount::move_mount(&mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    }
+
+    /// Descriptors stand for the paths: they are short and hold no separators.
+    #[allow(clippy::disallowed_methods, reason = "this module owns the mounts of root file systems")]
+    fn mount_by_options(&self, lower: &[&Path], target: &Path) -> io::Result<()> {
+        let mut opened = Vec::new();
+        let mut name = |path: &Path| -> Result<String, Errno> {
+            opened.push(open(path)?);
+            Ok(opened.last().map(descriptor_path).unwrap_or_default())
+        };
+        let names: Vec<_> = lower.iter().map(|path| name(path)).collect::<Result<_, _>>()?;
+        let mut options = format!("index=off,lowerdir={}", names.join(":"));
+        let mut flags = MountFlags::RDONLY;
+        if let Some(writable) = self.writable {
+            options += &format!(",upperdir={},workdir={}", name(writable.upper)?, name(writable.work)?);
+            flags = MountFlags::empty();
+        }
+        if options.len() > MAX_OPTIONS {
+            let text = format!("{} layers are more than this kernel can stack", lower.len());
+            return Err(io::Error::other(text));
+        }
+        let options = CString::new(options).map_err(io::Error::other)?;
+        Ok(rustix::mount::mount("overlay", target, "overlay", flags, options.as_c_str())?)
+    }
+}
+
+/// Takes a root file system away; succeeds when none is there. A busy one is detached and goes with its last user.
+#[allow(clippy::disallowed_methods, reason = "this module owns the mounts of root file systems")]
+pub fn unmount(target: &Path) -> Result<(), ImageError> {
+    match rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        other => other.map_err(|e| ImageError::io(format!("unmounting {}", target.display()), e)),
+    }
+}
+
+fn set_path(context: impl AsFd, key: &str, path: &Path, opened: &mut Vec<OwnedFd>) -> Result<(), Errno> {
+    if path.as_os_str().len() <= MAX_VALUE {
+        return rustix::mount::fsconfig_set_string(context, key, path);
+    }
+    let fd = open(path)?;
+    let name = descriptor_path(&fd);
+    opened.push(fd);
+    rustix::mount::fsconfig_set_string(context, key, name)
+}
+
+fn open(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn descriptor_path(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
