@@ -1,6 +1,7 @@
 //! The style of the source as a test: what people can read at a glance is checked here, the rest is clippy's.
 //!
 //! Text-based and quick. Generated code (`proto/src/gen`) is apart. `TIDY_ROOT` names another tree to check.
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
