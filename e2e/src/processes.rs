@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::ns;
@@ -67,4 +67,12 @@ fn describe(pid: Pid) -> String {
         return format!("[{}]", comm.trim());
     }
     cmdline.trim().to_owned()
+}
+
+/// Proportional set size of a process in KiB: its share of the memory that it maps.
+pub fn pss_kib(pid: i32) -> Result<u64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss in smaps_rollup")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
