@@ -242,10 +242,10 @@ fn failure_code(kind: FailureKind) -> Code {
         FailureKind::NotFound => Code::NotFound,
         FailureKind::AlreadyExists => Code::AlreadyExists,
         FailureKind::InvalidArgument => Code::InvalidArgument,
-        FailureKind::FailedPrecondition => Code::FailedPrecondition,
+        FailureKind::FailedPrecondition | FailureKind::RuntimeMissing => Code::FailedPrecondition,
         FailureKind::Aborted => Code::Aborted,
         FailureKind::Runtime => Code::Unknown,
-        FailureKind::RuntimeMissing | FailureKind::Unsupported | FailureKind::Internal => Code::Internal,
+        FailureKind::Unsupported | FailureKind::Internal => Code::Internal,
     }
 }
 
