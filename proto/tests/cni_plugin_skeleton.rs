@@ -1,4 +1,5 @@
 //! The skeleton and the runtime's side, one against the other, without processes.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 

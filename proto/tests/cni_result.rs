@@ -1,5 +1,6 @@
 //! Results and errors of every specification version: golden conversions, round trips, and the crate `cni-plugin`
 //! as an independent reader where it reaches (its types follow 1.0.0).
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::IpAddr;
 
