@@ -3,6 +3,8 @@
 //! Imports go one way: `plugin` → `ipam` → `net`. Only `net` touches the kernel's network state.
 #![deny(unsafe_code)]
 
+pub mod install;
 pub mod ipam;
 pub mod net;
 pub mod owner;
+pub mod plugin;

@@ -68,11 +68,8 @@ impl HostLocal {
     }
 
     fn release(&self, request: &Request, gone: &dyn Fn(&Reservation) -> bool) -> Result<(), CniError> {
-        // A configuration that has become invalid must not keep addresses from being given back.
-        let data_dir = match HostLocalConf::parse(request) {
-            Ok(conf) => conf.data_dir,
-            Err(_) => data_dir(request)?,
-        };
+        // A range that has become invalid must not keep addresses from being given back: it is not even read.
+        let data_dir = data_dir(request)?;
         let Some(store) = Store::open_existing(&data_dir, request.conf.name.as_str())? else { return Ok(()) };
         store.sweep()?;
         for reservation in store.reservations()?.iter().filter(|reservation| gone(reservation)) {

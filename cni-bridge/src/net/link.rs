@@ -78,8 +78,21 @@ pub struct Mac(pub [u8; 6]);
 pub fn get(socket: &mut Socket, name: &str) -> Result<Option<Link>, NetError> {
     let mut query = LinkMessage::default();
     query.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    look_up(socket, format!("looking up link {name}"), query)
+}
+
+/// The link with an index; `None` where there is none.
+///
+/// # Errors
+/// [`NetError`].
+pub fn by_index(socket: &mut Socket, index: u32) -> Result<Option<Link>, NetError> {
+    let mut query = LinkMessage::default();
+    query.header.index = index;
+    look_up(socket, format!("looking up link number {index}"), query)
+}
+
+fn look_up(socket: &mut Socket, what: String, mut query: LinkMessage) -> Result<Option<Link>, NetError> {
     query.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-    let what = format!("looking up link {name}");
     let question = Message::route(what, 0, &RouteNetlinkMessage::GetLink(query));
     match socket.ask(&question) {
         Ok(answers) => answers.first().map(|answer| read(answer, &question.what)).transpose(),

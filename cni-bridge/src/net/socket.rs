@@ -43,6 +43,8 @@ pub struct Message {
     pub flags: u16,
     /// What follows the header.
     pub body: Vec<u8>,
+    /// A refusal that counts as success.
+    pub tolerated: Option<Errno>,
 }
 
 /// One message of an answer.
@@ -59,7 +61,12 @@ impl Message {
     pub fn route(what: impl Into<String>, flags: u16, message: &RouteNetlinkMessage) -> Self {
         let mut body = vec![0; message.buffer_len()];
         message.serialize(&mut body);
-        Self { what: what.into(), kind: message.message_type(), flags, body }
+        Self { what: what.into(), kind: message.message_type(), flags, body, tolerated: None }
+    }
+
+    /// The same request, content when what it would make is there already.
+    pub fn or_exists(self) -> Self {
+        Self { tolerated: Some(Errno::EXIST), ..self }
     }
 
     /// Appends the message with its header to `out`.
@@ -139,7 +146,8 @@ impl Socket {
                 if header.message_type != NLMSG_ERROR || position >= messages.len() {
                     continue;
                 }
-                let refusal = refusal(&header, body);
+                let refusal = refusal(&header, body)
+                    .filter(|refusal| messages[position].tolerated != Some(refusal.errno));
                 let done = over(position, refusal.is_some());
                 if let (Some(refusal), None) = (refusal, &first_refused) {
                     let what = messages[position].what.clone();

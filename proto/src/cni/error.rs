@@ -90,14 +90,12 @@ impl CniError {
 
     /// `what` failed, with the whole chain of causes in the details.
     pub fn caused(code: ErrorCode, what: impl Into<String>, cause: &dyn std::error::Error) -> Self {
-        let mut details = cause.to_string();
-        let mut next = cause.source();
-        while let Some(error) = next {
-            details.push_str(": ");
-            details.push_str(&error.to_string());
-            next = error.source();
-        }
-        Self { code, msg: what.into(), details }
+        Self { code, msg: what.into(), details: chain(Some(cause)) }
+    }
+
+    /// `error` as the message, with what lies below it in the details.
+    pub fn from_error(code: ErrorCode, error: &dyn std::error::Error) -> Self {
+        Self { code, msg: error.to_string(), details: chain(error.source()) }
     }
 
     /// The object's JSON, in the version of the configuration that failed.
@@ -116,6 +114,12 @@ impl CniError {
         let object: ErrorObject = serde_json::from_slice(json).ok()?;
         Some(Self { code: object.code, msg: object.msg, details: object.details })
     }
+}
+
+/// An error and its causes, joined by colons.
+fn chain(first: Option<&dyn std::error::Error>) -> String {
+    let texts = std::iter::successors(first, |error| error.source()).map(ToString::to_string);
+    texts.collect::<Vec<_>>().join(": ")
 }
 
 impl fmt::Display for CniError {

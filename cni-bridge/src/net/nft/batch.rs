@@ -236,6 +236,7 @@ impl Batch {
             kind,
             flags: 0,
             body: with_header(0, SUBSYSTEM, attributes),
+            tolerated: None,
         };
         let mut messages = vec![bracket(BATCH_BEGIN, begin)];
         messages.extend(self.messages);
@@ -257,7 +258,13 @@ impl Batch {
 
 /// An nf_tables message.
 pub(super) fn message(what: String, kind: Kind, flags: u16, body: Attributes) -> Message {
-    Message { what, kind: SUBSYSTEM << 8 | kind as u16, flags, body: with_header(FAMILY, 0, body) }
+    Message {
+        what,
+        kind: SUBSYSTEM << 8 | kind as u16,
+        flags,
+        body: with_header(FAMILY, 0, body),
+        tolerated: None,
+    }
 }
 
 /// The attributes that name one element by its key.

@@ -104,6 +104,16 @@ impl Table {
         }
     }
 
+    /// Makes the fixed part, or makes it whole again.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn ensure(&self, socket: &mut Socket) -> Result<(), NetError> {
+        let mut batch = Batch::new(self.name);
+        self.declare(socket, &mut batch, &[])?;
+        batch.commit(socket, None)
+    }
+
     /// Removes every element whose owner `gone` names, and the table with the last one.
     ///
     /// # Errors
