@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest and youki.
 # Safe to repeat: what is there already costs only a look. Needs root for the packages.
+#   setup.sh [packages]    with `packages`, what the demo needs: no peers are built
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -57,7 +58,9 @@ build_go_tools() {
 }
 
 build_youki() {
-  if [ -x "$bin_dir/youki" ] && "$bin_dir/youki" --version 2>/dev/null | grep -q "$youki_version"; then
+  local found=
+  [ ! -x "$bin_dir/youki" ] || found=$("$bin_dir/youki" --version 2>/dev/null) || true
+  if [[ $found == "youki version: $youki_version"* ]]; then
     step "youki $youki_version: present"
     return
   fi
@@ -69,7 +72,13 @@ build_youki() {
 }
 
 mkdir -p "$bin_dir"
-install_packages
-build_go_tools
-build_youki
+case ${1:-all} in
+all)
+  install_packages
+  build_go_tools
+  build_youki
+  ;;
+packages) install_packages ;;
+*) fail "unknown argument $1" ;;
+esac
 step "done"
