@@ -3,6 +3,8 @@
 //! Owns netlink and every other side effect on the network. Knows nothing of CNI configurations.
 
 pub mod addr;
+#[allow(unsafe_code)]
+pub mod background;
 mod error;
 pub mod exec;
 pub mod link;

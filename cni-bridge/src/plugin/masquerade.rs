@@ -33,11 +33,11 @@ pub fn add(socket: &mut Socket, owner: &Owner, addresses: &[IpNet]) -> Result<()
     }
 }
 
-/// Forgets everything of the owner.
+/// Forgets everything of the owner; whether there was anything.
 ///
 /// # Errors
 /// [`NetError`].
-pub fn remove(socket: &mut Socket, owner: &Owner) -> Result<(), NetError> {
+pub fn remove(socket: &mut Socket, owner: &Owner) -> Result<bool, NetError> {
     table().remove(socket, &|tag| tag == owner.tag())
 }
 
@@ -45,7 +45,7 @@ pub fn remove(socket: &mut Socket, owner: &Owner) -> Result<(), NetError> {
 ///
 /// # Errors
 /// [`NetError`].
-pub fn gc(socket: &mut Socket, network: &NetworkName, valid: &[Attachment]) -> Result<(), NetError> {
+pub fn gc(socket: &mut Socket, network: &NetworkName, valid: &[Attachment]) -> Result<bool, NetError> {
     table().remove(socket, &|tag| is_stale(tag, network, valid))
 }
 

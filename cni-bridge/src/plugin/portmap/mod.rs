@@ -14,7 +14,7 @@ use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 use super::damaged;
 use crate::net::nft::{self, InsertError};
 use crate::net::socket::Socket;
-use crate::net::{link, route, sysctl};
+use crate::net::{background, link, route, sysctl};
 use crate::owner::{Owner, is_stale};
 use conf::{HostAddress, Mapping, PortMapConf, Snat, pod_addresses};
 
@@ -39,7 +39,11 @@ impl Plugin for PortMap {
 
     fn del(&self, request: &Request, attachment: &Attachment, _: Option<&Path>) -> Result<(), CniError> {
         let owner = Owner::new(&request.conf.name, attachment)?;
-        Ok(rules::table().remove(&mut Socket::netfilter()?, &|tag| tag == owner.tag())?)
+        let mut socket = Socket::netfilter()?;
+        if rules::table().remove(&mut socket, &|tag| tag == owner.tag())? {
+            background::leave(move || socket);
+        }
+        Ok(())
     }
 
     fn check(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<(), CniError> {
@@ -65,7 +69,8 @@ impl Plugin for PortMap {
     fn gc(&self, request: &Request) -> Result<(), CniError> {
         let valid = request.conf.valid_attachments()?;
         let stale = |tag: &str| is_stale(tag, &request.conf.name, &valid);
-        Ok(rules::table().remove(&mut Socket::netfilter()?, &stale)?)
+        rules::table().remove(&mut Socket::netfilter()?, &stale)?;
+        Ok(())
     }
 
     fn status(&self, request: &Request) -> Result<(), CniError> {
