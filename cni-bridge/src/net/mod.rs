@@ -5,6 +5,7 @@
 pub mod addr;
 #[allow(unsafe_code)]
 pub mod background;
+pub mod conntrack;
 mod error;
 pub mod exec;
 pub mod link;

@@ -33,20 +33,20 @@ pub fn add(socket: &mut Socket, owner: &Owner, addresses: &[IpNet]) -> Result<()
     }
 }
 
-/// Forgets everything of the owner; whether there was anything.
+/// Forgets everything of the owner.
 ///
 /// # Errors
 /// [`NetError`].
-pub fn remove(socket: &mut Socket, owner: &Owner) -> Result<bool, NetError> {
-    table().remove(socket, &|tag| tag == owner.tag())
+pub fn remove(socket: &mut Socket, owner: &Owner) -> Result<(), NetError> {
+    table().remove(socket, &|tag| tag == owner.tag()).map(|_| ())
 }
 
 /// Forgets everything of the network that belongs to no valid attachment.
 ///
 /// # Errors
 /// [`NetError`].
-pub fn gc(socket: &mut Socket, network: &NetworkName, valid: &[Attachment]) -> Result<bool, NetError> {
-    table().remove(socket, &|tag| is_stale(tag, network, valid))
+pub fn gc(socket: &mut Socket, network: &NetworkName, valid: &[Attachment]) -> Result<(), NetError> {
+    table().remove(socket, &|tag| is_stale(tag, network, valid)).map(|_| ())
 }
 
 /// What is missing, in words.

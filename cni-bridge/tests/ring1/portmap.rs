@@ -108,6 +108,51 @@ fn host_addresses_and_udp() {
     assert_eq!(echoed, b"hello");
 }
 
+/// A client that keeps sending from one port reaches each pod that has the host port in turn.
+#[test]
+fn udp_flows_follow_the_port() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::new(|_| {});
+    let (first, second, world) = (NetNs::new(), NetNs::new(), NetNs::new());
+    wire(&node.host, &world, ("192.0.2.1/24", "192.0.2.2/24"));
+    // The wire carries and both ends know each other: no datagram waits to be sent later.
+    serve(&node.host, "192.0.2.1:1000");
+    assert!(connect(&world, "192.0.2.1:1000").is_ok());
+    let client = world.run(|| {
+        let client = UdpSocket::bind("192.0.2.2:4000").unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        client
+    });
+    let ask = || {
+        client.send_to(b"who", "192.0.2.1:1002").unwrap();
+        let mut bytes = [0; 16];
+        client.recv(&mut bytes).ok().map(|length| String::from_utf8_lossy(&bytes[..length]).into_owned())
+    };
+    let answer = |pod: &NetNs, name: &'static str| {
+        pod.run(move || {
+            let server = UdpSocket::bind("0.0.0.0:53").unwrap();
+            std::thread::spawn(move || {
+                let mut bytes = [0; 16];
+                while let Ok((_, from)) = server.recv_from(&mut bytes) {
+                    let _ = server.send_to(name.as_bytes(), from);
+                }
+            });
+        });
+    };
+    let ports = json!([{"hostPort": 1002, "containerPort": 53, "protocol": "udp"}]);
+    assert_eq!(ask(), None);
+    node.add("a", &first, ports.clone()).unwrap();
+    answer(&first, "first");
+    assert_eq!(ask().as_deref(), Some("first"));
+    node.del("a", Some(&first.path)).unwrap();
+    assert_eq!(ask(), None);
+    node.add("b", &second, ports).unwrap();
+    answer(&second, "second");
+    assert_eq!(ask().as_deref(), Some("second"));
+}
+
 #[test]
 fn ipv6_ports() {
     if !privileged() {

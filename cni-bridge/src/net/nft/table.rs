@@ -46,6 +46,9 @@ pub enum Conflict {
     Replace,
 }
 
+/// Elements that were removed, with the names of their maps.
+pub type Removed = Vec<(&'static str, Element)>;
+
 /// Why elements were not added.
 #[derive(Debug, thiserror::Error)]
 pub enum InsertError {
@@ -115,28 +118,30 @@ impl Table {
         batch.commit(socket, None)
     }
 
-    /// Removes every element whose owner `gone` names, and the table with the last one; whether there was any.
+    /// Removes every element whose owner `gone` names, and the table with the last one; returns them with the
+    /// names of their maps.
     ///
     /// # Errors
     /// [`NetError`].
-    pub fn remove(&self, socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<bool, NetError> {
+    pub fn remove(&self, socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<Removed, NetError> {
         let mut tries = 0;
         loop {
             tries += 1;
             let seen = generation(socket)?;
-            let (mut batch, mut left) = (Batch::new(self.name), 0);
+            let (mut batch, mut left, mut removed) = (Batch::new(self.name), 0, Vec::new());
             for map in &self.maps {
                 let Some(found) = elements(socket, self.name, map.name)? else { break };
                 for element in found {
                     if gone(&element.owner) {
                         batch.delete_element(map.name, &element.key);
+                        removed.push((map.name, element));
                     } else {
                         left += 1;
                     }
                 }
             }
             if batch.is_empty() {
-                return Ok(false);
+                return Ok(removed);
             }
             if left == 0 && tries < ATTEMPTS {
                 batch = Batch::new(self.name);
@@ -146,8 +151,8 @@ impl Table {
             let generation = (left == 0 && tries < ATTEMPTS).then_some(seen);
             match batch.commit(socket, generation) {
                 Err(error) if tries < ATTEMPTS && is_race(&error) => continue,
-                Err(error) if error.is_missing() => return Ok(true),
-                other => return other.map(|()| true),
+                Err(error) if error.is_missing() => return Ok(removed),
+                other => return other.map(|()| removed),
             }
         }
     }

@@ -26,7 +26,7 @@ pub fn del(request: &Request, attachment: &Attachment, netns: Option<&Path>) -> 
     };
     let mut netfilter = Socket::netfilter();
     let rules = match &mut netfilter {
-        Ok(socket) => masquerade::remove(socket, &owner).map(|_| ()).map_err(CniError::from),
+        Ok(socket) => masquerade::remove(socket, &owner).map_err(CniError::from),
         Err(_) => {
             netfilter.as_ref().map(|_| ()).map_err(|error| CniError::from_error(ErrorCode::PLUGIN, error))
         }
@@ -52,7 +52,7 @@ pub fn gc(request: &Request) -> Result<(), CniError> {
         let stale = all.iter().filter(|link| link.kind == "veth" && is_stale(&link.alias, network, &valid));
         stale.map(|link| remove(&mut socket, link)).fold(Ok(()), Result::and)
     });
-    collect([addresses, rules.map(|_| ()).map_err(CniError::from), links.map_err(CniError::from)])
+    collect([addresses, rules.map_err(CniError::from), links.map_err(CniError::from)])
 }
 
 /// Removes the attachment's link, and keeps `netfilter` open until the kernel has freed what was removed with it.

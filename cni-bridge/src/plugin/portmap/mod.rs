@@ -3,6 +3,7 @@
 //! Chained after a plugin that gives the pod its addresses.
 
 mod conf;
+mod flows;
 mod rules;
 
 use std::net::IpAddr;
@@ -40,10 +41,12 @@ impl Plugin for PortMap {
     fn del(&self, request: &Request, attachment: &Attachment, _: Option<&Path>) -> Result<(), CniError> {
         let owner = Owner::new(&request.conf.name, attachment)?;
         let mut socket = Socket::netfilter()?;
-        if rules::table().remove(&mut socket, &|tag| tag == owner.tag())? {
+        let removed = rules::table().remove(&mut socket, &|tag| tag == owner.tag())?;
+        let flows = flows::after_removal(&mut socket, &removed);
+        if !removed.is_empty() {
             background::leave(move || socket);
         }
-        Ok(())
+        Ok(flows?)
     }
 
     fn check(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<(), CniError> {
@@ -69,8 +72,9 @@ impl Plugin for PortMap {
     fn gc(&self, request: &Request) -> Result<(), CniError> {
         let valid = request.conf.valid_attachments()?;
         let stale = |tag: &str| is_stale(tag, &request.conf.name, &valid);
-        rules::table().remove(&mut Socket::netfilter()?, &stale)?;
-        Ok(())
+        let mut socket = Socket::netfilter()?;
+        let removed = rules::table().remove(&mut socket, &stale)?;
+        Ok(flows::after_removal(&mut socket, &removed)?)
     }
 
     fn status(&self, request: &Request) -> Result<(), CniError> {
@@ -97,6 +101,7 @@ fn publish(conf: &PortMapConf, owner: &Owner, addresses: &[IpNet]) -> Result<(),
         }
         InsertError::Net(error) => error.into(),
     })?;
+    flows::after_publishing(&mut socket, &conf.mappings, addresses)?;
     match needs_localnet(conf, addresses) {
         Some(pod) => open_localnet(&mut socket, pod),
         None => Ok(()),
