@@ -3,6 +3,9 @@
 //! Owns netlink and every other side effect on the network. Knows nothing of CNI configurations.
 
 pub mod addr;
+#[allow(unsafe_code)]
+pub mod background;
+pub mod conntrack;
 mod error;
 pub mod exec;
 pub mod link;

@@ -4,13 +4,17 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// `f_type` of the file system that namespaces live in.
-const NSFS_MAGIC: i64 = 0x6e73_6673;
+const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
+
+/// The calling thread's own.
+const OWN: &str = "/proc/thread-self/ns/net";
 
 /// An open network namespace; stays alive while this is held.
 #[derive(Debug)]
@@ -47,7 +51,7 @@ impl NetNs {
     pub fn open(path: &Path) -> Result<Self, NetNsError> {
         let failed = |source| NetNsError::Failed { path: path.to_owned(), source };
         // A device or a FIFO under that name must not block or be disturbed: look before opening.
-        let kind = rustix::fs::statfs(path).map(|statfs| i64::from(statfs.f_type));
+        let kind = rustix::fs::statfs(path).map(|statfs| statfs.f_type);
         match kind {
             Ok(NSFS_MAGIC) => {}
             Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => return Err(NetNsError::Gone(path.to_owned())),
@@ -62,25 +66,27 @@ impl NetNs {
     /// [`NetNsError::Failed`].
     pub fn is_own(&self) -> Result<bool, NetNsError> {
         let failed = |source| NetNsError::Failed { path: self.path.clone(), source };
-        let own = std::fs::metadata("/proc/thread-self/ns/net").map_err(failed)?;
+        let own = std::fs::metadata(OWN).map_err(failed)?;
         let this = self.file.metadata().map_err(failed)?;
         Ok((own.dev(), own.ino()) == (this.dev(), this.ino()))
     }
 
-    /// Runs `work` inside, on a thread of its own that ends with it: no thread ever has to find its way back.
+    /// Runs `work` inside; the calling thread is back in its own namespace afterwards.
     ///
     /// # Errors
     /// [`NetNsError::OtherKind`], [`NetNsError::Failed`].
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetNsError> {
-        let inside = || match move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network)) {
-            Ok(()) => Ok(work()),
-            Err(Errno::INVAL) => Err(NetNsError::OtherKind(self.path.clone())),
-            Err(errno) => Err(NetNsError::Failed { path: self.path.clone(), source: errno.into() }),
-        };
-        std::thread::scope(|scope| match scope.spawn(inside).join() {
-            Ok(outcome) => outcome,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
+    pub fn run<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetNsError> {
+        let failed = |source| NetNsError::Failed { path: self.path.clone(), source };
+        let home = File::open(OWN).map_err(failed)?;
+        match enter(&self.file) {
+            Ok(()) => {}
+            Err(Errno::INVAL) => return Err(NetNsError::OtherKind(self.path.clone())),
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        let outcome = catch_unwind(AssertUnwindSafe(work));
+        enter(&home)
+            .expect("a namespace that we were in, held open, with the privilege that just let us leave it");
+        outcome.map_err(|panic| resume_unwind(panic))
     }
 
     /// The path it was opened by.
@@ -92,6 +98,10 @@ impl NetNs {
     pub fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
+}
+
+fn enter(netns: &File) -> Result<(), Errno> {
+    move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
 }
 
 impl AsFd for NetNs {

@@ -1,20 +1,20 @@
 //! Kernel parameters under `/proc/sys/net` of the calling thread's network namespace.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use super::error::NetError;
 
-/// Sets `key`, given as a path below `/proc/sys/net` such as `ipv4/ip_forward`; does not write what is set already.
+/// Sets `key`, given as a path below `/proc/sys/net` such as `ipv4/ip_forward`.
 ///
 /// # Errors
 /// [`NetError::File`]; its source is `NotFound` where the kernel or the interface lacks the key.
 pub fn set(key: &str, value: &str) -> Result<(), NetError> {
-    if get(key)? == value {
-        return Ok(());
-    }
     let path = path(key);
-    std::fs::write(&path, value).map_err(|source| NetError::File { what: "writing", path, source })
+    let written =
+        File::options().write(true).open(&path).and_then(|mut file| file.write_all(value.as_bytes()));
+    written.map_err(|source| NetError::File { what: "writing", path, source })
 }
 
 /// As [`set`], but a key that does not exist (IPv6 turned off) is fine.
@@ -26,6 +26,14 @@ pub fn set_if_present(key: &str, value: &str) -> Result<(), NetError> {
         Err(NetError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// As [`set`], without touching what has the value already: writing may restart what hangs on it.
+///
+/// # Errors
+/// [`NetError::File`].
+pub fn ensure(key: &str, value: &str) -> Result<(), NetError> {
+    if get(key)? == value { Ok(()) } else { set(key, value) }
 }
 
 /// The value of `key` without its line end.

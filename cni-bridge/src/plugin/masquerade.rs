@@ -38,7 +38,7 @@ pub fn add(socket: &mut Socket, owner: &Owner, addresses: &[IpNet]) -> Result<()
 /// # Errors
 /// [`NetError`].
 pub fn remove(socket: &mut Socket, owner: &Owner) -> Result<(), NetError> {
-    table().remove(socket, &|tag| tag == owner.tag())
+    table().remove(socket, &|tag| tag == owner.tag()).map(|_| ())
 }
 
 /// Forgets everything of the network that belongs to no valid attachment.
@@ -46,7 +46,7 @@ pub fn remove(socket: &mut Socket, owner: &Owner) -> Result<(), NetError> {
 /// # Errors
 /// [`NetError`].
 pub fn gc(socket: &mut Socket, network: &NetworkName, valid: &[Attachment]) -> Result<(), NetError> {
-    table().remove(socket, &|tag| is_stale(tag, network, valid))
+    table().remove(socket, &|tag| is_stale(tag, network, valid)).map(|_| ())
 }
 
 /// What is missing, in words.

@@ -8,7 +8,7 @@ mod batch;
 mod expression;
 mod query;
 mod table;
-mod wire;
+pub(crate) mod wire;
 
 pub use batch::{Batch, Chain, Data, Element, Field, Hook, Map, Rule};
 pub use expression::{Expression, HeaderField, Meta, Verdict};

@@ -1,7 +1,8 @@
 //! A table as it should be, whose elements belong to owners.
 //!
-//! Adding elements is one batch of elements only: the table is declared when that batch fails because the table is
-//! not there. Removing an owner's last elements removes the table, unless anything else changed in between.
+//! Adding elements is one batch of elements only, unless the table is not there: that is asked before, because a
+//! refused batch costs the kernel 10 ms. Removing an owner's last elements removes the table, unless anything else
+//! changed in between.
 
 use netlink_packet_core::NLM_F_EXCL;
 use rustix::io::Errno;
@@ -45,6 +46,9 @@ pub enum Conflict {
     Replace,
 }
 
+/// Elements that were removed, with the names of their maps.
+pub type Removed = Vec<(&'static str, Element)>;
+
 /// Why elements were not added.
 #[derive(Debug, thiserror::Error)]
 pub enum InsertError {
@@ -72,7 +76,7 @@ impl Table {
         wanted: &[(&'static str, Element, Conflict)],
         chains: &[OnDemand],
     ) -> Result<(), InsertError> {
-        let mut declare = false;
+        let mut declare = !self.is_declared(socket, chains)?;
         let mut stale: Vec<(&'static str, Vec<u8>)> = Vec::new();
         let mut tries = 0;
         loop {
@@ -114,28 +118,30 @@ impl Table {
         batch.commit(socket, None)
     }
 
-    /// Removes every element whose owner `gone` names, and the table with the last one.
+    /// Removes every element whose owner `gone` names, and the table with the last one; returns them with the
+    /// names of their maps.
     ///
     /// # Errors
     /// [`NetError`].
-    pub fn remove(&self, socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<(), NetError> {
+    pub fn remove(&self, socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<Removed, NetError> {
         let mut tries = 0;
         loop {
             tries += 1;
             let seen = generation(socket)?;
-            let (mut batch, mut left) = (Batch::new(self.name), 0);
+            let (mut batch, mut left, mut removed) = (Batch::new(self.name), 0, Vec::new());
             for map in &self.maps {
-                let Some(found) = elements(socket, self.name, map.name)? else { continue };
+                let Some(found) = elements(socket, self.name, map.name)? else { break };
                 for element in found {
                     if gone(&element.owner) {
                         batch.delete_element(map.name, &element.key);
+                        removed.push((map.name, element));
                     } else {
                         left += 1;
                     }
                 }
             }
             if batch.is_empty() {
-                return Ok(());
+                return Ok(removed);
             }
             if left == 0 && tries < ATTEMPTS {
                 batch = Batch::new(self.name);
@@ -145,8 +151,8 @@ impl Table {
             let generation = (left == 0 && tries < ATTEMPTS).then_some(seen);
             match batch.commit(socket, generation) {
                 Err(error) if tries < ATTEMPTS && is_race(&error) => continue,
-                Err(error) if error.is_missing() => return Ok(()),
-                other => return other,
+                Err(error) if error.is_missing() => return Ok(removed),
+                other => return other.map(|()| removed),
             }
         }
     }
@@ -185,6 +191,17 @@ impl Table {
             }
         }
         Ok(None)
+    }
+
+    /// Whether the chains that elements jump to are there; where there are none, the last fixed one.
+    fn is_declared(&self, socket: &mut Socket, chains: &[OnDemand]) -> Result<bool, NetError> {
+        let fixed = self.chains.last().filter(|_| chains.is_empty()).map(|(chain, _)| chain.name.as_str());
+        for chain in fixed.into_iter().chain(chains.iter().map(|chain| chain.chain.as_str())) {
+            if !chain_exists(socket, self.name, chain)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn declare(&self, socket: &mut Socket, batch: &mut Batch, chains: &[OnDemand]) -> Result<(), NetError> {

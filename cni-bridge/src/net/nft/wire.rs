@@ -40,6 +40,11 @@ impl Attributes {
         self.close(start)
     }
 
+    /// Attributes that are encoded already.
+    pub fn append(&mut self, encoded: &[u8]) {
+        self.bytes.extend_from_slice(encoded);
+    }
+
     fn open(&mut self, kind: u16) -> usize {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 2]);

@@ -42,7 +42,7 @@ pub fn add(
         mtu: conf.mtu,
         peer_mac: conf.mac,
     };
-    link::create_veth(&mut host, &pair).map_err(|error| exists(error, attachment))?;
+    make(&mut host, &pair, &owner, netns)?;
     let mut work = Attaching { request, conf, attachment, netns, owner, host, bridge };
     let outcome = work.connect();
     if outcome.is_err() {
@@ -212,11 +212,22 @@ fn expect_link(socket: &mut Socket, name: &str) -> Result<Link, CniError> {
     link::get(socket, name)?.ok_or_else(|| CniError::new(ErrorCode::PLUGIN, format!("link {name} vanished")))
 }
 
-fn exists(error: NetError, attachment: &Attachment) -> CniError {
-    if error.is_exists() {
-        let Attachment { container_id, ifname } = attachment;
-        let msg = format!("container {container_id} already has an interface {ifname}");
-        return CniError::caused(ErrorCode::PLUGIN, msg, &error);
+/// Makes the pair. A host's end that an earlier attachment left, whose namespace it was is gone, makes way.
+fn make(host: &mut Socket, pair: &VethPair<'_>, owner: &Owner, netns: &NetNs) -> Result<(), CniError> {
+    let error = match link::create_veth(host, pair) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.is_exists() => error,
+        Err(error) => return Err(error.into()),
+    };
+    let taken = netns.run(|| link::get(&mut Socket::route()?, pair.peer))??.is_some();
+    match detach::own_link(host, owner)? {
+        Some(stale) if !taken => {
+            detach::remove(host, &stale)?;
+            Ok(link::create_veth(host, pair)?)
+        }
+        Some(_) | None => {
+            let msg = format!("the container already has an interface {}", pair.peer);
+            Err(CniError::caused(ErrorCode::PLUGIN, msg, &error))
+        }
     }
-    error.into()
 }

@@ -66,7 +66,7 @@ pub fn ensure_gateway(
         IpAddr::V4(_) => "ipv4/ip_forward",
         IpAddr::V6(_) => "ipv6/conf/all/forwarding",
     };
-    Ok(sysctl::set(key, "1")?)
+    Ok(sysctl::ensure(key, "1")?)
 }
 
 /// The address is new: an older one that conflicts goes, or the new one does.

@@ -3,6 +3,7 @@
 //! Chained after a plugin that gives the pod its addresses.
 
 mod conf;
+mod flows;
 mod rules;
 
 use std::net::IpAddr;
@@ -14,7 +15,7 @@ use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 use super::damaged;
 use crate::net::nft::{self, InsertError};
 use crate::net::socket::Socket;
-use crate::net::{link, route, sysctl};
+use crate::net::{background, link, route, sysctl};
 use crate::owner::{Owner, is_stale};
 use conf::{HostAddress, Mapping, PortMapConf, Snat, pod_addresses};
 
@@ -39,7 +40,13 @@ impl Plugin for PortMap {
 
     fn del(&self, request: &Request, attachment: &Attachment, _: Option<&Path>) -> Result<(), CniError> {
         let owner = Owner::new(&request.conf.name, attachment)?;
-        Ok(rules::table().remove(&mut Socket::netfilter()?, &|tag| tag == owner.tag())?)
+        let mut socket = Socket::netfilter()?;
+        let removed = rules::table().remove(&mut socket, &|tag| tag == owner.tag())?;
+        let flows = flows::after_removal(&mut socket, &removed);
+        if !removed.is_empty() {
+            background::leave(move || socket);
+        }
+        Ok(flows?)
     }
 
     fn check(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<(), CniError> {
@@ -65,7 +72,9 @@ impl Plugin for PortMap {
     fn gc(&self, request: &Request) -> Result<(), CniError> {
         let valid = request.conf.valid_attachments()?;
         let stale = |tag: &str| is_stale(tag, &request.conf.name, &valid);
-        Ok(rules::table().remove(&mut Socket::netfilter()?, &stale)?)
+        let mut socket = Socket::netfilter()?;
+        let removed = rules::table().remove(&mut socket, &stale)?;
+        Ok(flows::after_removal(&mut socket, &removed)?)
     }
 
     fn status(&self, request: &Request) -> Result<(), CniError> {
@@ -92,6 +101,7 @@ fn publish(conf: &PortMapConf, owner: &Owner, addresses: &[IpNet]) -> Result<(),
         }
         InsertError::Net(error) => error.into(),
     })?;
+    flows::after_publishing(&mut socket, &conf.mappings, addresses)?;
     match needs_localnet(conf, addresses) {
         Some(pod) => open_localnet(&mut socket, pod),
         None => Ok(()),
