@@ -3,7 +3,7 @@
 use cri_server::host::monitor::{ContainerStatus, Target};
 use serde_json::json;
 
-use crate::ground::{exit_of, until, with_each_runtime, with_one_runtime};
+use crate::ground::{exec_exit_of, exit_of, to_files, until, with_each_runtime, with_one_runtime};
 
 #[test]
 fn exit_codes_are_reported_after_they_are_on_disk() {
@@ -49,6 +49,19 @@ fn signals_stop_and_kill() {
         let record = exit_of(&mut events, plan.id()).await;
         assert_eq!((record.exit_code, record.signal, record.oom_killed), (137, Some(9), false));
         assert!(monitor.signal(Target::Container("other".into()), libc::SIGTERM).await.is_err());
+        assert!(monitor.signal(Target::Container(plan.id().into()), 65).await.is_err());
+
+        let plan = ground.run(&monitor, runtime, "exec sleep 1000").await;
+        monitor.signal(Target::Container(plan.id().into()), 0).await.unwrap_err();
+        let exec = ground.exec(
+            &plan,
+            "rt",
+            &["/bin/sleep", "1000"],
+            to_files(&ground.path("out"), &ground.path("err")),
+        );
+        monitor.exec(exec).await.unwrap();
+        monitor.signal(Target::Exec("rt".into()), 37).await.unwrap();
+        assert_eq!(exec_exit_of(&mut events, "rt").await, 128 + 37);
         monitor.shutdown().await.unwrap();
     });
 }

@@ -119,7 +119,12 @@ fn no_line_is_lost_and_no_writer_waits_without_a_daemon() {
         drop(monitor);
         until("both exits", || writer.spec.exit_file.exists() && quitter.spec.exit_file.exists()).await;
         let monitor = Monitor::attach(&ground.path("pod/monitor.sock")).await.unwrap();
-        let state = monitor.state().await.unwrap();
+        let mut state = monitor.state().await.unwrap();
+        let exited = |status: &ContainerStatus| matches!(status, ContainerStatus::Exited { .. });
+        // On disk a moment before it is told.
+        while !state.containers.iter().all(|container| exited(&container.status)) {
+            state = monitor.state().await.unwrap();
+        }
         for container in &state.containers {
             let ContainerStatus::Exited { record, saved } = &container.status else {
                 panic!("{container:?}")
