@@ -7,6 +7,7 @@ cd "$(dirname "$0")/../.."
 
 bin_dir=$PWD/.cache/bin
 youki_version=0.7.0
+youki_features=seccomp,v1,v2
 packages=(
   busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry gcc iproute2
   iptables iputils-ping libc6-dev libseccomp-dev make nftables pkg-config protobuf-compiler runc skopeo util-linux
@@ -57,18 +58,19 @@ build_go_tools() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
+# Its default features know no cgroup v1.
 build_youki() {
-  local found=
-  [ ! -x "$bin_dir/youki" ] || found=$("$bin_dir/youki" --version 2>/dev/null) || true
-  if [[ $found == "youki version: $youki_version"* ]]; then
+  local stamp=$bin_dir/.youki wanted="$youki_version $youki_features"
+  if [ -x "$bin_dir/youki" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     step "youki $youki_version: present"
     return
   fi
   command -v cargo >/dev/null || fail "needs a Rust toolchain in PATH to build youki"
   step "youki $youki_version: building (some minutes)"
   CARGO_TARGET_DIR=$PWD/.cache/youki-build cargo install youki --version "$youki_version" --locked --quiet \
-    --force --root "$PWD/.cache" --no-default-features --features v1,v2,seccomp
+    --features "$youki_features" --force --root "$PWD/.cache"
   rm -rf .cache/youki-build
+  printf '%s\n' "$wanted" >"$stamp"
 }
 
 mkdir -p "$bin_dir"
