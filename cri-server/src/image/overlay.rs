@@ -12,7 +12,9 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags};
 
 use super::error::ImageError;
+use super::unpack::attributes::{Attributes, is_opaque_path};
 
+const OPEN_DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// Longest value of one mount parameter; a longer path is given by descriptor.
 const MAX_VALUE: usize = 255;
 /// Longest option string of mount(2).
@@ -39,6 +41,23 @@ pub struct Writable<'a> {
 }
 
 impl Overlay<'_> {
+    /// Makes the directories of a new container's layer. The root directory is that of the image: what is on top
+    /// decides, and later it is the container's own.
+    pub fn create_writable(&self) -> Result<(), ImageError> {
+        let Some(writable) = self.writable else { return Ok(()) };
+        let fail = |e| ImageError::io(format!("making {}", writable.upper.display()), e);
+        for path in [writable.upper, writable.work] {
+            std::fs::create_dir(path).map_err(fail)?;
+        }
+        let open = |path: &Path| rustix::fs::open(path, OPEN_DIRECTORY, Mode::empty()).map_err(|e| fail(e.into()));
+        let attributes = match self.layers.last() {
+            Some(top) => Attributes::of(open(top)?).map_err(fail)?,
+            None => Attributes::default(),
+        };
+        let upper = open(writable.upper)?;
+        attributes.apply(&upper).and_then(|()| attributes.apply_times(&upper)).map_err(fail)
+    }
+
     /// Mounts it over the directory `target`.
     pub fn mount(&self, target: &Path) -> Result<(), ImageError> {
         let lower = self.lower();
@@ -56,6 +75,10 @@ impl Overlay<'_> {
         for layer in self.layers.iter().rev() {
             if !lower.contains(&layer.as_path()) {
                 lower.push(layer);
+            }
+            // Overlayfs merges root directories whatever they say.
+            if is_opaque_path(layer) {
+                break;
             }
         }
         if lower.is_empty() || (lower.len() == 1 && self.writable.is_none()) {

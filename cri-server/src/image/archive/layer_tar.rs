@@ -104,9 +104,13 @@ impl<W: Write> LayerWriter<W> {
         self.entry(Member { xattrs: &xattrs, size, ..member }, file.take(size))
     }
 
+    /// A whiteout. Nobody asks when or by whom something was deleted.
     fn marker(&mut self, path: &Path, stat: &Stat) -> io::Result<()> {
+        let mut stat = *stat;
+        (stat.st_mode, stat.st_uid, stat.st_gid) = (0, 0, 0);
+        (stat.st_mtime, stat.st_mtime_nsec) = (0, 0);
         let kind = EntryType::Regular;
-        self.entry(Member { path, kind, stat, link: b"", xattrs: &[], size: 0 }, io::empty())
+        self.entry(Member { path, kind, stat: &stat, link: b"", xattrs: &[], size: 0 }, io::empty())
     }
 
     fn entry(&mut self, member: Member, content: impl Read) -> io::Result<()> {
@@ -148,7 +152,7 @@ fn header(member: &Member, name: &[u8]) -> io::Result<Header> {
     fill(&mut header.as_old_mut().linkname, member.link);
     header.set_entry_type(member.kind);
     header.set_size(member.size);
-    header.set_mode(if is_whiteout(stat) { 0 } else { stat.st_mode & 0o7777 });
+    header.set_mode(stat.st_mode & 0o7777);
     header.set_uid(u64::from(stat.st_uid));
     header.set_gid(u64::from(stat.st_gid));
     header.set_mtime(stat.st_mtime.max(0) as u64);

@@ -236,7 +236,3 @@ impl Inner {
         self.state().layers.get(key).map(|layer| (layer.record.needs.clone(), layer.record.usage))
     }
 }
-
-#[cfg(test)]
-#[path = "tests.rs"]
-mod tests;

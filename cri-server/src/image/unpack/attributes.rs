@@ -29,6 +29,13 @@ pub struct Attributes {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+impl Default for Attributes {
+    /// Those of a directory that no layer describes.
+    fn default() -> Self {
+        Self { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0), xattrs: Vec::new() }
+    }
+}
+
 impl Attributes {
     /// Reads them from an open file or directory.
     pub fn of(fd: impl AsFd) -> io::Result<Self> {
@@ -44,7 +51,7 @@ impl Attributes {
 
     /// Whether they are what a directory gets that no layer describes.
     pub fn are_default(&self) -> bool {
-        self.mode == 0o755 && self.uid == 0 && self.gid == 0 && self.xattrs.is_empty()
+        *self == Self { mtime: self.mtime, ..Self::default() }
     }
 
     /// Sets all but the times on an open file or directory; owner first, since chown clears bits and capabilities.
@@ -127,6 +134,12 @@ fn xattrs(fd: BorrowedFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 /// Makes a directory hide what lower layers have under its name.
 pub fn set_opaque(directory: impl AsFd) -> io::Result<()> {
     Ok(rustix::fs::fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())?)
+}
+
+/// The same of a directory that is not open; false where it cannot be read.
+pub fn is_opaque_path(directory: &std::path::Path) -> bool {
+    let mut value = [0; 1];
+    rustix::fs::lgetxattr(directory, OPAQUE, &mut value[..]).is_ok_and(|length| length == 1 && value == *b"y")
 }
 
 /// Whether a directory hides what lower layers have under its name.

@@ -5,6 +5,7 @@
 //! attribute (OCI image specification, layer.md, "Whiteouts"). They apply to lower layers only: what the layer itself
 //! holds stays.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufRead, Write};
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::attributes::{Attributes, HasMode, is_allowed, set_opaque};
 use super::limits::Limits;
 use super::tar::{Entry, Kind, TarStream};
-use super::tree::{Directory, Tree, clean, is_directory, is_missing, is_whiteout, stat_at};
+use super::tree::{Directory, Tree, children, clean, is_directory, is_missing, is_whiteout, stat_at};
 use crate::image::error::ImageError;
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -35,6 +36,9 @@ pub struct Needs {
     pub implied: Vec<PathBuf>,
     /// Hard links whose target is not in the layer.
     pub links: Vec<PendingLink>,
+    /// Directories that hold whiteouts.
+    #[serde(with = "super::stored::paths")]
+    pub whiteouts: Vec<PathBuf>,
 }
 
 /// A hard link whose target is not in the layer.
@@ -63,6 +67,7 @@ pub struct Extractor<'l> {
     limits: &'l Limits,
     links: Vec<PendingLink>,
     times: Vec<(PathBuf, u64, Attributes)>,
+    whiteouts: HashMap<u64, PathBuf>,
     root: Listed,
     entries: u64,
     usage: Usage,
@@ -78,8 +83,9 @@ impl<'l> Extractor<'l> {
     /// Unpacks into `directory`, which is empty.
     pub fn new(directory: &Path, limits: &'l Limits) -> Result<Self, ImageError> {
         let tree = Tree::open(directory).map_err(|e| ImageError::io("opening a layer's directory", e))?;
-        let (links, times) = (Vec::new(), Vec::new());
-        Ok(Self { tree, limits, links, times, root: Listed::No, entries: 0, usage: Usage::default() })
+        let (links, times, whiteouts) = (Vec::new(), Vec::new(), HashMap::new());
+        let usage = Usage { bytes: 0, inodes: 1 };
+        Ok(Self { tree, limits, links, times, whiteouts, root: Listed::No, entries: 0, usage })
     }
 
     /// Unpacks a whole archive and gives its input back, read to the end.
@@ -94,7 +100,8 @@ impl<'l> Extractor<'l> {
                     self.limits.entries
                 )));
             }
-            if self.tree.implied_count() + self.links.len() > self.limits.pending {
+            let pending = self.tree.implied_count() + self.links.len() + self.whiteouts.len();
+            if pending > self.limits.pending {
                 return Err(ImageError::invalid(
                     "a layer has too many entries in directories it does not list",
                 ));
@@ -115,7 +122,21 @@ impl<'l> Extractor<'l> {
         if self.root == Listed::No {
             implied.insert(0, PathBuf::new());
         }
-        Ok((Needs { implied, links: self.links }, self.usage))
+        let fail = |e| ImageError::io("looking at a layer's deletions", e);
+        let mut whiteouts = Vec::new();
+        for (inode, path) in &self.whiteouts {
+            let found = self.tree.existing(path).ok().filter(|directory| directory.inode() == *inode);
+            let Some(directory) = found else { continue };
+            let real = self.tree.real_path(&directory).map_err(fail)?;
+            if self.tree.is_hidden_below(&real).map_err(fail)? {
+                prune_whiteouts(&directory).map_err(fail)?;
+            } else {
+                whiteouts.push(real);
+            }
+        }
+        whiteouts.sort();
+        whiteouts.dedup();
+        Ok((Needs { implied, links: self.links, whiteouts }, self.usage))
     }
 
     fn entry<R: BufRead>(&mut self, entry: &Entry, stream: &mut TarStream<'_, R>) -> Result<(), ImageError> {
@@ -126,7 +147,8 @@ impl<'l> Extractor<'l> {
         let fail = |e| failed(&path, e, &entry.xattrs);
         let parent = self.tree.directory(path.parent().unwrap_or(Path::new(""))).map_err(fail)?;
         if name.as_bytes().starts_with(WHITEOUT) {
-            return self.whiteout(&parent, &name).map_err(fail);
+            let at = path.parent().unwrap_or(Path::new(""));
+            return self.whiteout((at, &parent), &name).map_err(fail);
         }
         self.links.retain(|link| link.path != path);
         let place = Place { parent, name, path: &path };
@@ -151,7 +173,7 @@ impl<'l> Extractor<'l> {
         Ok(())
     }
 
-    fn whiteout(&mut self, parent: &Directory, name: &OsStr) -> io::Result<()> {
+    fn whiteout(&mut self, (at, parent): (&Path, &Directory), name: &OsStr) -> io::Result<()> {
         if name.as_bytes() == OPAQUE {
             return set_opaque(parent);
         }
@@ -165,6 +187,7 @@ impl<'l> Extractor<'l> {
         match stat_at(parent, hidden)? {
             None => {
                 self.usage.inodes += 1;
+                self.whiteouts.entry(parent.inode()).or_insert_with(|| at.to_path_buf());
                 Ok(rustix::fs::mknodat(parent, hidden, FileType::CharacterDevice, Mode::empty(), 0)?)
             }
             Some(stat) if is_directory(&stat) => {
@@ -285,6 +308,17 @@ struct Place<'a> {
     path: &'a Path,
 }
 
+/// Removes the whiteouts of a directory that hides everything below: where overlayfs has nothing to merge it shows
+/// them, as names that lead to nothing.
+pub fn prune_whiteouts(directory: &Directory) -> io::Result<()> {
+    for name in children(directory)? {
+        if stat_at(directory, &name)?.is_some_and(|stat| is_whiteout(&stat)) {
+            rustix::fs::unlinkat(directory, &name, AtFlags::empty())?;
+        }
+    }
+    Ok(())
+}
+
 enum WriteError {
     Stream(ImageError),
     File(io::Error),
@@ -360,7 +394,3 @@ fn failed(path: &Path, error: io::Error, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Image
         _ => ImageError::io(format!("unpacking {shown:?}"), error),
     }
 }
-
-#[cfg(test)]
-#[path = "extract_tests.rs"]
-mod tests;

@@ -5,11 +5,13 @@
 //! - such a directory takes mode, owner and attributes from the nearest lower layer that has it;
 //! - where the lower layers have a symbolic link instead, the files belong behind the link, and the directory goes;
 //! - the target of such a hard link is copied up, and both names are one file, as if the link had been made in a
-//!   container.
+//!   container;
+//! - whiteouts in a directory that the lower layers do not have go, since overlayfs would show them.
 //!
 //! [`needs_graft`] tells whether any of that changes the directory. If not, the layer is shared as it is.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -20,7 +22,7 @@ use rustix::io::Errno;
 
 use super::attributes::{Attributes, is_opaque, set_opaque};
 use super::copy::copy_opened;
-use super::extract::{Needs, PendingLink};
+use super::extract::{Needs, PendingLink, prune_whiteouts};
 use super::merged::{Found, Merged, Resolved};
 use super::tree::{Tree, children, is_directory, is_whiteout, remove_at, stat_at};
 use crate::image::error::ImageError;
@@ -48,9 +50,14 @@ pub fn needs_graft(layer: &Path, lower: &[OwnedFd], needs: &Needs) -> Result<boo
         return Ok(true);
     }
     let tree = Tree::open(layer).map_err(fail)?;
-    let lower = Merged(lower.iter().collect());
+    let lower = Merged::new(lower).map_err(fail)?;
     for path in &needs.implied {
         if verdict(&tree, &lower, path).map_err(fail)? != Verdict::Default {
+            return Ok(true);
+        }
+    }
+    for path in &needs.whiteouts {
+        if !has_lower(&tree, &lower, path).map_err(fail)? {
             return Ok(true);
         }
     }
@@ -63,16 +70,25 @@ pub fn graft(layer: &Path, lower: &[OwnedFd], needs: &Needs) -> Result<(), Image
     let root = rustix::fs::open(layer, OPEN_DIRECTORY, Mode::empty()).map_err(|e| fail(e.into()))?;
     let mut graft = Graft {
         tree: Tree::open(layer).map_err(fail)?,
-        lower: Merged(lower.iter().collect()),
-        all: Merged(std::iter::once(&root).chain(lower).collect()),
+        lower: Merged::new(lower).map_err(fail)?,
+        all: Merged::new(std::iter::once(&root).chain(lower)).map_err(fail)?,
         todo: needs.implied.iter().cloned().collect(),
+        implied: needs.implied.iter().cloned().collect(),
+        whiteouts: needs.whiteouts.iter().cloned().collect(),
+        linked: BTreeSet::new(),
         moves: 0,
     };
     graft.directories()?;
     for link in &needs.links {
         graft.link(link)?;
     }
-    graft.directories()
+    graft.directories()?;
+    graft.prune().map_err(fail)
+}
+
+/// Whether lower layers have the directory at a real path, so that overlayfs merges it.
+fn has_lower(tree: &Tree, lower: &Merged, path: &Path) -> io::Result<bool> {
+    Ok(!tree.is_hidden_below(path)? && lower.place(path)?.is_some_and(|place| !place.is_empty()))
 }
 
 fn verdict(tree: &Tree, lower: &Merged, path: &Path) -> io::Result<Verdict> {
@@ -101,6 +117,12 @@ struct Graft<'a> {
     all: Merged<'a>,
     /// Directories to look at, parents before what is in them.
     todo: BTreeSet<PathBuf>,
+    /// All directories that the layer does not list.
+    implied: BTreeSet<PathBuf>,
+    /// Directories that hold whiteouts.
+    whiteouts: BTreeSet<PathBuf>,
+    /// Files that hard links made or were made to.
+    linked: BTreeSet<PathBuf>,
     moves: usize,
 }
 
@@ -137,14 +159,61 @@ impl Graft<'_> {
         };
         let to = self.make(&real).map_err(fail)?;
         let from = self.tree.existing(path).map_err(fail)?;
-        merge(&from, &to).map_err(fail)?;
+        self.implied.remove(path);
+        self.merge((from.fd(), path), (to.fd(), &real)).map_err(fail)?;
         let parent = self.tree.existing(parent).map_err(fail)?;
         self.tree.remove(&parent, path.file_name().unwrap_or_default()).map_err(fail)?;
-        let inside: Vec<_> = self.todo.iter().filter(|other| other.starts_with(path)).cloned().collect();
-        for other in inside {
-            self.todo.remove(&other);
-            if let Ok(rest) = other.strip_prefix(path) {
-                self.todo.insert(real.join(rest));
+        for paths in [&mut self.todo, &mut self.implied, &mut self.whiteouts] {
+            rename_below(paths, path, &real);
+        }
+        Ok(())
+    }
+
+    /// Moves everything from one directory into another; a file wins over a deletion, else what is moved wins.
+    fn merge(&mut self, from: (&OwnedFd, &Path), to: (&OwnedFd, &Path)) -> io::Result<()> {
+        if is_opaque(from.0)? {
+            set_opaque(to.0)?;
+        }
+        for name in children(from.0)? {
+            let Some(moved) = stat_at(from.0, &name)? else { continue };
+            match stat_at(to.0, &name)? {
+                None => {}
+                Some(there) if is_directory(&there) && is_directory(&moved) => {
+                    self.merge_directories(from, to, &name)?;
+                    remove_at(from.0, &name)?;
+                    continue;
+                }
+                Some(there) if is_whiteout(&moved) && !is_whiteout(&there) => {
+                    remove_at(from.0, &name)?;
+                    continue;
+                }
+                Some(_) => remove_at(to.0, &name)?,
+            }
+            rustix::fs::renameat(from.0, &name, to.0, &name)?;
+        }
+        Ok(())
+    }
+
+    /// Two directories of one name become one: what the layer lists of either counts.
+    fn merge_directories(&mut self, from: (&OwnedFd, &Path), to: (&OwnedFd, &Path), name: &OsStr) -> io::Result<()> {
+        let open = |at: &OwnedFd| rustix::fs::openat(at, name, OPEN_DIRECTORY, Mode::empty());
+        let (source, target) = (open(from.0)?, open(to.0)?);
+        let (source_path, target_path) = (from.1.join(name), to.1.join(name));
+        self.todo.remove(&source_path);
+        if !self.implied.remove(&source_path) {
+            let attributes = Attributes::of(&source)?;
+            attributes.apply(&target)?;
+            attributes.apply_times(&target)?;
+            self.implied.remove(&target_path);
+            self.todo.remove(&target_path);
+        }
+        self.merge((&source, &source_path), (&target, &target_path))
+    }
+
+    fn prune(&self) -> io::Result<()> {
+        for path in &self.whiteouts {
+            if !has_lower(&self.tree, &self.lower, path)? {
+                prune_whiteouts(&self.tree.existing(path)?)?;
             }
         }
         Ok(())
@@ -153,7 +222,9 @@ impl Graft<'_> {
     /// The directory at a real path of this layer; those made for it take their attributes from below, too.
     fn make(&mut self, path: &Path) -> io::Result<super::tree::Directory> {
         let directory = self.tree.directory(path)?;
-        self.todo.extend(self.tree.take_implied());
+        let made = self.tree.take_implied();
+        self.todo.extend(made.iter().cloned());
+        self.implied.extend(made);
         Ok(directory)
     }
 
@@ -165,38 +236,40 @@ impl Graft<'_> {
         };
         let (target_parent, target_name) = self.real(&link.target)?.ok_or_else(missing)?;
         let (parent, name) = self.real(&link.path)?.ok_or_else(missing)?;
+        let into = self.make(&parent).map_err(fail)?;
+        let real_target = target_parent.join(&target_name);
         let here = self.tree.existing(&target_parent).ok();
         let own = match &here {
             Some(here) => stat_at(here, &target_name).map_err(fail)?,
             None => None,
         };
-        let into = self.make(&parent).map_err(fail)?;
-        match own {
-            Some(stat) if is_directory(&stat) => return Err(missing()),
-            Some(stat) if !is_whiteout(&stat) => {
-                let from = here.ok_or_else(missing)?;
-                self.tree.remove(&into, &name).map_err(fail)?;
-                rustix::fs::linkat(&from, &target_name, &into, &name, AtFlags::empty())
-                    .map_err(|e| fail(e.into()))
-            }
-            own => {
+        // The layer had nothing under that very name when the link was read: what it has now came later.
+        let meant = real_target != link.target || self.linked.contains(&real_target);
+        let (from, copied) = match (own, here) {
+            (Some(stat), Some(_)) if meant && is_directory(&stat) => return Err(missing()),
+            (Some(stat), Some(here)) if meant && !is_whiteout(&stat) => (here, false),
+            (own, _) => {
                 let place = self.lower.place(&target_parent).map_err(fail)?.ok_or_else(missing)?;
-                let source =
-                    self.lower.open_shown(&place, &target_name).map_err(fail)?.ok_or_else(missing)?;
+                let source = self.lower.open_shown(&place, &target_name).map_err(fail)?.ok_or_else(missing)?;
                 if is_directory(&rustix::fs::fstat(&source).map_err(|e| fail(e.into()))?) {
                     return Err(missing());
                 }
                 self.tree.remove(&into, &name).map_err(fail)?;
                 copy_opened(source, &into, &name).map_err(fail)?;
-                // The old name, unless the layer deletes it, becomes another name of the copy.
-                if own.is_none() && (&target_parent, &target_name) != (&parent, &name) {
-                    let beside = self.make(&target_parent).map_err(fail)?;
-                    rustix::fs::linkat(&into, &name, &beside, &target_name, AtFlags::empty())
-                        .map_err(|e| fail(e.into()))?;
+                self.linked.insert(parent.join(&name));
+                if own.is_some() || real_target == parent.join(&name) {
+                    return Ok(());
                 }
-                Ok(())
+                // Unless the layer has another use for it, the old name becomes another name of the copy.
+                (self.make(&target_parent).map_err(fail)?, true)
             }
-        }
+        };
+        let (old, new) = ((&from, &target_name), (&into, &name));
+        let (existing, made) = if copied { (new, old) } else { (old, new) };
+        self.tree.remove(made.0, made.1).map_err(fail)?;
+        rustix::fs::linkat(existing.0, existing.1, made.0, made.1, AtFlags::empty()).map_err(|e| fail(e.into()))?;
+        self.linked.extend([parent.join(&name), real_target]);
+        Ok(())
     }
 
     /// The real directory and the name that `path` leads to; the last component is not followed.
@@ -211,31 +284,14 @@ impl Graft<'_> {
     }
 }
 
-/// Moves everything from one directory into another; a file wins over a deletion, else what is moved wins.
-fn merge(from: impl std::os::fd::AsFd, to: impl std::os::fd::AsFd) -> io::Result<()> {
-    if is_opaque(&from)? {
-        set_opaque(&to)?;
-    }
-    for name in children(&from)? {
-        let Some(moved) = stat_at(&from, &name)? else { continue };
-        match stat_at(&to, &name)? {
-            None => {}
-            Some(there) if is_directory(&there) && is_directory(&moved) => {
-                let source = rustix::fs::openat(&from, &name, OPEN_DIRECTORY, Mode::empty())?;
-                let target = rustix::fs::openat(&to, &name, OPEN_DIRECTORY, Mode::empty())?;
-                merge(&source, &target)?;
-                remove_at(&from, &name)?;
-                continue;
-            }
-            Some(there) if is_whiteout(&moved) && !is_whiteout(&there) => {
-                remove_at(&from, &name)?;
-                continue;
-            }
-            Some(_) => remove_at(&to, &name)?,
+fn rename_below(paths: &mut BTreeSet<PathBuf>, from: &Path, to: &Path) {
+    let inside: Vec<_> = paths.iter().filter(|path| path.starts_with(from)).cloned().collect();
+    for path in inside {
+        paths.remove(&path);
+        if let Ok(rest) = path.strip_prefix(from) {
+            paths.insert(if rest.as_os_str().is_empty() { to.to_path_buf() } else { to.join(rest) });
         }
-        rustix::fs::renameat(&from, &name, &to, &name)?;
     }
-    Ok(())
 }
 
 fn failed(path: &Path, error: io::Error) -> ImageError {
@@ -247,7 +303,3 @@ fn failed(path: &Path, error: io::Error) -> ImageError {
         _ => ImageError::io(format!("fitting {shown:?} to the layers below"), error),
     }
 }
-
-#[cfg(test)]
-#[path = "graft_tests.rs"]
-mod tests;

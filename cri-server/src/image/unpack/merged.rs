@@ -16,7 +16,7 @@ use super::tree::{components, is_directory, is_missing, is_symlink, is_whiteout}
 const MAX_LINKS: u32 = 40;
 
 /// Layer directories, topmost first.
-pub struct Merged<'a>(pub Vec<&'a OwnedFd>);
+pub struct Merged<'a>(Vec<&'a OwnedFd>);
 
 /// A directory of the stack: its real path, and the layers that have a part of it, topmost first.
 #[derive(Debug, Clone)]
@@ -24,6 +24,13 @@ pub struct Place {
     /// Path without links.
     pub path: PathBuf,
     layers: Vec<usize>,
+}
+
+impl Place {
+    /// Whether no layer has it: the root of a stack without layers.
+    pub fn is_empty(&self) -> bool {
+        self.layers.is_empty()
+    }
 }
 
 /// What the stack shows under a name.
@@ -48,7 +55,19 @@ pub enum Resolved {
     Blocked,
 }
 
-impl Merged<'_> {
+impl<'a> Merged<'a> {
+    /// A stack of layers, topmost first. One whose root directory is opaque is the last that is seen.
+    pub fn new(layers: impl IntoIterator<Item = &'a OwnedFd>) -> io::Result<Self> {
+        let mut stack = Self(Vec::new());
+        for layer in layers {
+            stack.0.push(layer);
+            if is_opaque(stack.reopen(stack.0.len() - 1, Path::new(""))?)? {
+                break;
+            }
+        }
+        Ok(stack)
+    }
+
     /// The root directory.
     pub fn root(&self) -> Place {
         Place { path: PathBuf::new(), layers: (0..self.0.len()).collect() }

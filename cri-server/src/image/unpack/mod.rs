@@ -8,6 +8,7 @@ pub mod blob;
 pub mod copy;
 pub mod extract;
 pub mod graft;
+mod header;
 mod inflate;
 pub mod limits;
 pub mod merged;

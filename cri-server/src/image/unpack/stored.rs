@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn any_bytes_survive() {
         let path = PathBuf::from(std::ffi::OsString::from_vec((1..=255).collect()));
-        let needs = Needs { implied: vec![PathBuf::new(), path], links: Vec::new() };
+        let needs = Needs { implied: vec![PathBuf::new(), path], links: Vec::new(), whiteouts: Vec::new() };
         let text = serde_json::to_string(&needs).unwrap();
         assert_eq!(serde_json::from_str::<Needs>(&text).unwrap(), needs);
     }

@@ -5,6 +5,7 @@ use std::io::BufRead;
 
 use ::tar::{EntryType, GnuExtSparseHeader, Header};
 
+use super::header::{is_regular, kind, numeric, owner, until_nul};
 use super::limits::Limits;
 use super::pax::{Pax, number};
 use crate::image::error::ImageError;
@@ -346,76 +347,3 @@ fn check_map(map: &[(u64, u64)], size: u64, data: u64) -> Result<(), ImageError>
     }
     if sum == data { Ok(()) } else { Err(ImageError::invalid("a sparse file has a malformed map")) }
 }
-
-fn is_regular(kind: EntryType) -> bool {
-    matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse)
-}
-
-fn kind(
-    header: &Header,
-    path: &[u8],
-    link: Vec<u8>,
-    map: Option<Vec<(u64, u64)>>,
-) -> Result<Kind, ImageError> {
-    let device = || -> Result<(u32, u32), ImageError> {
-        let part = |at: usize| {
-            u32::try_from(numeric(&header.as_bytes()[at..at + 8])?)
-                .map_err(|_| ImageError::invalid("a device number is too large"))
-        };
-        Ok((part(329)?, part(337)?))
-    };
-    Ok(match header.entry_type() {
-        EntryType::Regular if path.ends_with(b"/") => Kind::Directory,
-        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File(map),
-        EntryType::Directory => Kind::Directory,
-        EntryType::Symlink => Kind::Symlink(link),
-        EntryType::Link => Kind::HardLink(link),
-        EntryType::Char => device().map(|(major, minor)| Kind::Character(major, minor))?,
-        EntryType::Block => device().map(|(major, minor)| Kind::Block(major, minor))?,
-        EntryType::Fifo => Kind::Fifo,
-        other => {
-            let what = format!("an entry has the unknown type {:?}", char::from(other.as_byte()));
-            return Err(ImageError::invalid(what));
-        }
-    })
-}
-
-/// `u32::MAX` means "unchanged" to chown.
-fn owner(id: u64) -> Result<u32, ImageError> {
-    u32::try_from(id)
-        .ok()
-        .filter(|&id| id != u32::MAX)
-        .ok_or_else(|| ImageError::invalid(format!("the owner id {id} is too large")))
-}
-
-fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
-    if let Some(end) = bytes.iter().position(|&b| b == 0) {
-        bytes.truncate(end);
-    }
-    bytes
-}
-
-/// A numeric field: octal digits between blanks, or big-endian binary when the top bit is set; blank is zero.
-fn numeric(field: &[u8]) -> Result<u64, ImageError> {
-    let wrong = || ImageError::invalid("an archive has a header with a malformed number");
-    if field[0] & 0x80 != 0 {
-        let negative = field[0] & 0x40 != 0;
-        let (fill, first) = if negative { (0xff, field[0]) } else { (0, field[0] & 0x7f) };
-        let bytes: Vec<u8> = std::iter::once(first).chain(field[1..].iter().copied()).collect();
-        let (high, low) = bytes.split_at(bytes.len() - 8);
-        // Fields of eight bytes are ids and device numbers: never negative.
-        if high.iter().any(|&b| b != fill) || (negative && high.is_empty()) {
-            return Err(wrong());
-        }
-        return Ok(low.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)));
-    }
-    let text = field.split(|&b| b == 0).next().unwrap_or_default().trim_ascii();
-    text.iter().try_fold(0u64, |value, &digit| match digit {
-        b'0'..=b'7' => value.checked_mul(8).map(|v| v + u64::from(digit - b'0')).ok_or_else(wrong),
-        _ => Err(wrong()),
-    })
-}
-
-#[cfg(test)]
-#[path = "tar_tests.rs"]
-mod tests;

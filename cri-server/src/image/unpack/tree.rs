@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::attributes::set_opaque;
+use super::attributes::{is_opaque, set_opaque};
 use crate::host::fs::open_in_root;
 
 /// Deepest directory of a layer: whatever walks a layer holds a descriptor per level.
@@ -41,6 +41,11 @@ impl Directory {
     /// Its inode number, which identifies it within the layer.
     pub fn inode(&self) -> u64 {
         self.inode
+    }
+
+    /// The descriptor.
+    pub fn fd(&self) -> &OwnedFd {
+        &self.fd
     }
 
     fn new(fd: OwnedFd) -> io::Result<Self> {
@@ -149,6 +154,23 @@ impl Tree {
             .collect();
         paths.sort();
         paths
+    }
+
+    /// Path of a directory without links, as the layer has it.
+    pub fn real_path(&self, directory: &Directory) -> io::Result<PathBuf> {
+        let name = |directory: &Directory| std::fs::read_link(format!("/proc/self/fd/{}", directory.fd.as_raw_fd()));
+        let (root, path) = (name(&self.root)?, name(directory)?);
+        path.strip_prefix(root).map(Path::to_path_buf).map_err(|_| Errno::NOENT.into())
+    }
+
+    /// Whether the directory at a real path, or one above it, hides what lower layers have there.
+    pub fn is_hidden_below(&self, path: &Path) -> io::Result<bool> {
+        for above in path.ancestors() {
+            if is_opaque(self.existing(above)?)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Walks step by step; a link into the void makes its target, inside the root.
