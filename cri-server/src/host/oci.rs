@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::spec::{Availability, HandlerFacts, MaskedEqual};
+use crate::spec::{Availability, HandlerFacts, MaskedEqual, PropagationWords};
 
 /// Longest answer read, bytes.
 const ANSWER_LIMIT: u64 = 1 << 20;
@@ -20,9 +20,15 @@ pub fn probe(program: &Path) -> HandlerFacts {
         None => is_recent_crun(&version),
     };
     let recursive_read_only = if recursive_read_only { Availability::Present } else { Availability::Missing };
-    let masked_equal =
-        if version.starts_with("youki") { MaskedEqual::ValueTwoIsMask } else { MaskedEqual::ValueIsMask };
-    HandlerFacts { recursive_read_only, masked_equal, ..HandlerFacts::default() }
+    let facts = HandlerFacts { recursive_read_only, ..HandlerFacts::default() };
+    match version.starts_with("youki") {
+        true => HandlerFacts {
+            masked_equal: MaskedEqual::ValueTwoIsMask,
+            propagation: PropagationWords::Plain,
+            ..facts
+        },
+        false => facts,
+    }
 }
 
 #[allow(clippy::disallowed_methods, reason = "host/ starts programs")]

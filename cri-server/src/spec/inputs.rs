@@ -206,6 +206,17 @@ pub struct HandlerFacts {
     pub recursive_read_only: Availability,
     /// How it reads `SCMP_CMP_MASKED_EQ` in a system call filter.
     pub masked_equal: MaskedEqual,
+    /// How it spells the propagation of the root.
+    pub propagation: PropagationWords,
+}
+
+/// Spelling of the propagation of a container's root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PropagationWords {
+    /// `rshared`, `rslave`: runc and crun, where the plain words leave the mounts below as they are.
+    Recursive,
+    /// `shared`, `slave`, as the OCI specification has them: youki, which knows no others and means all mounts.
+    Plain,
 }
 
 /// Order of mask and value in a masked comparison of a system call filter.
@@ -223,6 +234,7 @@ impl Default for HandlerFacts {
             oci_version: "1.0.2".into(),
             recursive_read_only: Availability::Missing,
             masked_equal: MaskedEqual::ValueIsMask,
+            propagation: PropagationWords::Recursive,
         }
     }
 }

@@ -9,7 +9,7 @@ mod wanted;
 
 use std::path::{Path, PathBuf};
 
-use super::SpecError;
+use super::{PropagationWords, SpecError};
 use super::oci::Mount;
 use super::request::Request;
 
@@ -34,6 +34,10 @@ pub(super) fn assemble(request: &Request<'_>) -> Result<Mounts, SpecError> {
     let mut list = standard::file_systems(request);
     list.retain(|mount| !covered(&mount.destination, &bound));
     list.append(&mut bound);
+    let rootfs_propagation = match request.inputs.handler.propagation {
+        PropagationWords::Recursive => rootfs_propagation,
+        PropagationWords::Plain => rootfs_propagation.map(|word| word.trim_start_matches('r').to_string()),
+    };
     Ok(Mounts { list, rootfs_propagation })
 }
 
