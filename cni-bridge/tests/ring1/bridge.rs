@@ -25,8 +25,8 @@ fn pods_reach_host_and_each_other() {
     let (a, b) = (NetNs::new(), NetNs::new());
     let first = node.add("a", &a, Value::Null).unwrap();
     let second = node.add("b", &b, Value::Null).unwrap();
-    assert_eq!(first.ip(true).to_string(), "10.211.64.2");
-    assert_eq!(second.ip(false).to_string(), "fd00:64::3");
+    assert_eq!(first.ip4().to_string(), "10.211.64.2");
+    assert_eq!(second.ip6().to_string(), "fd00:64::3");
     serve(&node.host, "0.0.0.0:1000");
     serve(&node.host, "[::]:1001");
     serve(&b, "0.0.0.0:1000");
@@ -196,7 +196,7 @@ fn what_a_lost_attachment_left_makes_way() {
     let first = node.add("a", &lost, Value::Null).unwrap();
     let before = node.leftovers();
     let second = node.add("a", &pod, Value::Null).unwrap();
-    assert_eq!(first.ip(true), second.ip(true), "a container keeps its address");
+    assert_eq!(first.ip4(), second.ip4(), "a container keeps its address");
     assert_eq!(node.leftovers(), before);
     node.check("a", &pod, Value::Null, &second).unwrap();
     assert!(!lost.output("ip", &["-o", "link"]).contains("eth0"));

@@ -70,7 +70,7 @@ fn twenty_at_once_get_distinct_addresses() {
     let pods: Vec<NetNs> = (0..20).map(|_| NetNs::new()).collect();
     let add = |index: usize| {
         let ports = json!([{"hostPort": 2000 + index, "containerPort": 80}]);
-        node.add(&format!("c{index}"), &pods[index], ports).unwrap().ip(true)
+        node.add(&format!("c{index}"), &pods[index], ports).unwrap().ip4()
     };
     let addresses: BTreeSet<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..pods.len()).map(|index| scope.spawn(move || add(index))).collect();

@@ -85,10 +85,14 @@ pub struct Added {
 }
 
 impl Added {
-    /// The pod's address of a family, without prefix.
-    pub fn ip(&self, v4: bool) -> std::net::IpAddr {
-        let own = self.result.ips.iter().map(|ip| ip.address.addr());
-        own.into_iter().find(|address| address.is_ipv4() == v4).unwrap()
+    /// The pod's IPv4 address, without prefix.
+    pub fn ip4(&self) -> std::net::IpAddr {
+        self.result.ips.iter().map(|ip| ip.address.addr()).find(|address| address.is_ipv4()).unwrap()
+    }
+
+    /// The pod's IPv6 address, without prefix.
+    pub fn ip6(&self) -> std::net::IpAddr {
+        self.result.ips.iter().map(|ip| ip.address.addr()).find(|address| address.is_ipv6()).unwrap()
     }
 }
 

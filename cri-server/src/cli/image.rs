@@ -56,7 +56,8 @@ pub fn run(command: Command, config: &Config) -> anyhow::Result<()> {
             .with_context(|| format!("connect to the daemon at {}", config.socket.display()))?;
         match command {
             Command::Pull { name, username } => pull(&mut client, name, username).await,
-            Command::Ls { json } => list(&mut client, json).await,
+            Command::Ls { json: true } => list_json(&mut client).await,
+            Command::Ls { json: false } => list(&mut client).await,
             Command::Rm { names } => remove(&mut client, names).await,
             Command::Import { file } => import(&mut client, &file).await,
             Command::Export { name, file } => export(&mut client, name, &file).await,
@@ -87,20 +88,21 @@ async fn pull(client: &mut Client, name: String, username: Option<String>) -> an
     Ok(())
 }
 
-async fn list(client: &mut Client, json: bool) -> anyhow::Result<()> {
+async fn list_json(client: &mut Client) -> anyhow::Result<()> {
+    let image = |image: &proto::cri::Image| {
+        serde_json::json!({
+            "id": image.id, "tags": image.repo_tags, "digests": image.repo_digests,
+            "size": image.size, "pinned": image.pinned,
+        })
+    };
+    let images: Vec<_> = client.list().await?.iter().map(image).collect();
+    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&images)?)?;
+    Ok(())
+}
+
+async fn list(client: &mut Client) -> anyhow::Result<()> {
     let images = client.list().await?;
     let mut out = std::io::stdout().lock();
-    if json {
-        let image = |image: &proto::cri::Image| {
-            serde_json::json!({
-                "id": image.id, "tags": image.repo_tags, "digests": image.repo_digests,
-                "size": image.size, "pinned": image.pinned,
-            })
-        };
-        let images: Vec<_> = images.iter().map(image).collect();
-        writeln!(out, "{}", serde_json::to_string_pretty(&images)?)?;
-        return Ok(());
-    }
     let names = |image: &proto::cri::Image| match image.repo_tags.is_empty() {
         true => image.repo_digests.clone(),
         false => image.repo_tags.clone(),

@@ -27,10 +27,10 @@ pub mod sysctl;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
-mod golden;
+mod golden_tests;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // A ring 1 test runs the OCI runtimes.
-mod ring1;
+mod ring1_tests;
 
 pub use error::SpecError;
 pub use exec::{Terminal, exec_process};

@@ -99,14 +99,14 @@ pub struct Element {
     /// The key's bytes, each part padded to 4 bytes.
     pub key: Vec<u8>,
     /// What is found.
-    pub data: Data,
+    pub data: Target,
     /// Owner tag.
     pub owner: String,
 }
 
 /// What a map's entry holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Data {
+pub enum Target {
     /// Bytes, each part padded to 4 bytes.
     Value(Vec<u8>),
     /// A jump to a chain.
@@ -199,10 +199,10 @@ impl Batch {
                     key.bytes(1, &element.key);
                 });
                 entry.nest(2, |data| match &element.data {
-                    Data::Value(value) => {
+                    Target::Value(value) => {
                         data.bytes(1, value);
                     }
-                    Data::Jump(chain) => {
+                    Target::Jump(chain) => {
                         data.nest(2, |inner| Verdict::Jump(chain.clone()).encode(inner));
                     }
                 });
@@ -333,7 +333,7 @@ mod tests {
         let mut batch = Batch::new("t");
         let element = Element {
             key: vec![10, 0, 0, 2],
-            data: Data::Value(vec![6, 0, 0, 0]),
+            data: Target::Value(vec![6, 0, 0, 0]),
             owner: "n/c/eth0".to_owned(),
         };
         batch.add_element("m", &element);

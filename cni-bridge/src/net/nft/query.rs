@@ -2,7 +2,7 @@
 
 use netlink_packet_core::NLM_F_DUMP;
 
-use super::batch::{Data, Element, Kind, element_key, message};
+use super::batch::{Target, Element, Kind, element_key, message};
 use super::wire::{Attributes, attribute, attributes, read_comment, text};
 use crate::net::error::NetError;
 use crate::net::socket::Socket;
@@ -98,8 +98,8 @@ fn read_element(entry: &[u8]) -> Option<Element> {
     let owner = attribute(entry, 6).and_then(read_comment).unwrap_or_default();
     let data = attribute(entry, 2)?;
     let data = match (attribute(data, 1), attribute(data, 2)) {
-        (Some(value), _) => Data::Value(value.to_vec()),
-        (None, Some(verdict)) => Data::Jump(attribute(verdict, 2).map(text).unwrap_or_default()),
+        (Some(value), _) => Target::Value(value.to_vec()),
+        (None, Some(verdict)) => Target::Jump(attribute(verdict, 2).map(text).unwrap_or_default()),
         (None, None) => return None,
     };
     Some(Element { key, data, owner })

@@ -7,7 +7,7 @@
 use netlink_packet_core::NLM_F_EXCL;
 use rustix::io::Errno;
 
-use super::batch::{Batch, Chain, Data, Element, Map, Rule};
+use super::batch::{Batch, Chain, Target, Element, Map, Rule};
 use super::query::{chain_exists, element, elements, generation, rules};
 use crate::net::error::NetError;
 use crate::net::socket::Socket;
@@ -258,6 +258,6 @@ fn is_race(error: &NetError) -> bool {
 impl Element {
     /// An element that jumps to `chain`.
     pub fn jump(key: Vec<u8>, chain: &str, owner: &str) -> Self {
-        Self { key, data: Data::Jump(chain.to_owned()), owner: owner.to_owned() }
+        Self { key, data: Target::Jump(chain.to_owned()), owner: owner.to_owned() }
     }
 }

@@ -130,23 +130,39 @@ impl Mapping {
     /// Whether the two want the same port of the same host address.
     fn clashes(&self, other: &Mapping) -> bool {
         let same_port = self.host_port == other.host_port && self.protocol == other.protocol;
-        let share = |v4: bool| self.host.covers(v4) && other.host.covers(v4);
+        let share = |family| self.host.covers(family) && other.host.covers(family);
         let same_address = match (self.host, other.host) {
             (HostAddress::One(a), HostAddress::One(b)) => a == b,
-            _ => share(true) || share(false),
+            _ => share(Family::V4) || share(Family::V6),
         };
         same_port && same_address
     }
 }
 
+/// Address families.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
 impl HostAddress {
     /// Whether any address of the family is meant.
-    pub fn covers(self, v4: bool) -> bool {
+    pub fn covers(self, family: Family) -> bool {
         match self {
             Self::Any => true,
-            Self::Any4 => v4,
-            Self::Any6 => !v4,
-            Self::One(address) => address.is_ipv4() == v4,
+            Self::Any4 => family == Family::V4,
+            Self::Any6 => family == Family::V6,
+            Self::One(address) => Family::of(address) == family,
         }
     }
 }

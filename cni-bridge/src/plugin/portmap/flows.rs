@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::conf::{Mapping, Protocol};
 use crate::net::NetError;
 use crate::net::conntrack::{Flow, forget};
-use crate::net::nft::{Data, Element};
+use crate::net::nft::{Target, Element};
 use crate::net::socket::Socket;
 
 /// Forgets flows to newly published ports that somebody else answers, or nobody.
@@ -23,7 +23,7 @@ pub fn after_publishing(socket: &mut Socket, mappings: &[Mapping], pods: &[IpNet
         for pod in pods.iter().map(IpNet::addr) {
             let published = |flow: &Flow| {
                 let own_port =
-                    |mapping: &&Mapping| mapping.host_port == flow.port && mapping.host.covers(pod.is_ipv4());
+                    |mapping: &&Mapping| mapping.host_port == flow.port && mapping.host.covers(Family::of(pod));
                 own.iter().any(own_port) && flow.answers != pod
             };
             forget(socket, (protocol as u8, pod), &published)?;
@@ -48,7 +48,7 @@ pub fn after_removal(socket: &mut Socket, removed: &[(&'static str, Element)]) -
 
 /// Protocol and pod address of an element of the maps of ports; `None` for TCP and for other maps.
 fn target((map, element): &(&'static str, Element)) -> Option<(u8, IpAddr)> {
-    let Data::Value(value) = &element.data else { return None };
+    let Target::Value(value) = &element.data else { return None };
     let protocol = *match *map {
         "ports4" | "ports6" => element.key.first()?,
         "addrs4" => element.key.get(4)?,
@@ -71,7 +71,7 @@ mod tests {
     fn targets_of_removed_elements() {
         let check = |map: &'static str, key: &[u8], value: &[u8], expect: Option<(u8, &str)>| {
             let element =
-                Element { key: key.to_vec(), data: Data::Value(value.to_vec()), owner: String::new() };
+                Element { key: key.to_vec(), data: Target::Value(value.to_vec()), owner: String::new() };
             let expect = expect.map(|(protocol, pod)| (protocol, pod.parse().unwrap()));
             assert_eq!(target(&(map, element)), expect, "{map}");
         };

@@ -143,7 +143,7 @@ fn held(mapping: Option<&Mapping>, holder: &str) -> CniError {
 fn needs_localnet(conf: &PortMapConf, addresses: &[IpNet]) -> Option<IpAddr> {
     let from_loopback = |mapping: &Mapping| match mapping.host {
         HostAddress::One(address) => address.is_ipv4() && address.is_loopback(),
-        host => host.covers(true),
+        host => host.covers(Family::V4),
     };
     let wanted = conf.snat != Snat::No && conf.mappings.iter().any(from_loopback);
     let pod = addresses.iter().map(IpNet::addr).find(IpAddr::is_ipv4);
@@ -173,7 +173,7 @@ fn prev_result(request: &Request) -> Result<CniResult, CniError> {
 fn addresses(conf: &PortMapConf, result: &CniResult) -> Result<Vec<IpNet>, CniError> {
     let addresses = pod_addresses(result);
     for (index, mapping) in conf.mappings.iter().enumerate() {
-        if !addresses.iter().any(|address| mapping.host.covers(address.addr().is_ipv4())) {
+        if !addresses.iter().any(|address| mapping.host.covers(Family::of(address.addr()))) {
             let path = format!("runtimeConfig.portMappings[{index}]");
             return Err(CniError::config(&path, format!("{mapping}: the pod has no address of that family")));
         }

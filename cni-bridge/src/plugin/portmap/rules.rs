@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use super::conf::{HostAddress, Mapping, Snat};
 use crate::net::nft::{
-    Chain, Conflict, Data, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table,
+    Chain, Conflict, Target, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table,
     Verdict,
 };
 use crate::owner::Owner;
@@ -36,7 +36,7 @@ pub fn published(
     let mut elements = Vec::new();
     for (index, mapping) in mappings.iter().enumerate() {
         for address in
-            addresses.iter().map(IpNet::addr).filter(|address| mapping.host.covers(address.is_ipv4()))
+            addresses.iter().map(IpNet::addr).filter(|address| mapping.host.covers(Family::of(*address)))
         {
             let (map, mut key) = match (mapping.host, address) {
                 (HostAddress::One(IpAddr::V4(host)), _) => ("addrs4", host.octets().to_vec()),
@@ -50,7 +50,7 @@ pub fn published(
             target.extend([0; 2]);
             elements.push((
                 map,
-                Element { key, data: Data::Value(target), owner: owner.tag().to_owned() },
+                Element { key, data: Target::Value(target), owner: owner.tag().to_owned() },
                 index,
             ));
         }

@@ -40,7 +40,7 @@ impl Pod {
             Some(Child::Invocation(number)) => self.invocation_ended(number, status),
             Some(Child::Main(id)) => self.main_ended(&id, status),
             Some(Child::Exec(id)) => self.exec_exited(&id, status),
-            Some(Child::Saver(id)) => self.saved(&id, status == ExitStatus::Code(0)),
+            Some(Child::Saver(id)) => self.saver_ended(&id, status),
             Some(Child::Init) => {
                 self.init = None;
                 self.announce(Event::PodInitExited);
@@ -103,7 +103,7 @@ impl Pod {
         match sys::fork_into(0) {
             Ok(sys::Fork::Child) => save_and_exit(&path, &bytes),
             Ok(sys::Fork::Parent(saver)) => drop(self.children.insert(saver, Child::Saver(id.to_owned()))),
-            Err(_) => self.saved(id, save(&path, &bytes)),
+            Err(_) => self.saver_ended(id, ExitStatus::Code(i32::from(!save(&path, &bytes)))),
         }
     }
 
@@ -125,7 +125,8 @@ impl Pod {
         }
     }
 
-    fn saved(&mut self, id: &str, saved: bool) {
+    fn saver_ended(&mut self, id: &str, status: ExitStatus) {
+        let saved = status == ExitStatus::Code(0);
         let Some(container) = self.containers.get_mut(id) else { return };
         let Phase::Ending { record, .. } = &container.phase else { return };
         let record = record.clone();
