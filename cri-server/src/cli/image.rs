@@ -123,12 +123,8 @@ async fn remove(client: &mut Client, names: Vec<String>) -> anyhow::Result<()> {
 }
 
 async fn import(client: &mut Client, file: &std::path::Path) -> anyhow::Result<()> {
-    let reader: Box<dyn tokio::io::AsyncRead + Send + Unpin> = match file.as_os_str() == "-" {
-        true => Box::new(tokio::io::stdin()),
-        false => {
-            Box::new(tokio::fs::File::open(file).await.with_context(|| format!("open {}", file.display()))?)
-        }
-    };
+    let path = if file.as_os_str() == "-" { std::path::Path::new("/dev/stdin") } else { file };
+    let reader = tokio::fs::File::open(path).await.with_context(|| format!("open {}", path.display()))?;
     let total = std::fs::metadata(file).map(|metadata| metadata.len()).unwrap_or(0);
     let mut bars = Bars::new();
     let name = file.display().to_string();

@@ -1,17 +1,16 @@
 //! Admin: what an administrator asks of the daemon beyond the CRI.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proto::admin::pull_image_progress::Layer;
 use proto::admin::*;
-use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
-use tokio_util::io::StreamReader;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{CHUNK, Service};
@@ -62,11 +61,18 @@ impl admin_server::Admin for Service {
     }
 
     async fn import_images(&self, request: Request<Streaming<Chunk>>) -> Answer<ImportImagesResponse> {
-        let chunks = request.into_inner().map(|chunk| match chunk {
-            Ok(chunk) => Ok(bytes::Bytes::from(chunk.bytes)),
-            Err(status) => Err(std::io::Error::other(status.message().to_string())),
+        let mut chunks = request.into_inner();
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::spawn(async move {
+            while let Some(chunk) = chunks.next().await {
+                let chunk = chunk.map_err(|status| io::Error::other(status.message().to_string()));
+                if sender.send(chunk.map(|chunk| chunk.bytes)).await.is_err() {
+                    return;
+                }
+            }
         });
-        let images = image::import(&self.daemon.images, StreamReader::new(chunks)).await.map_err(Error::from)?;
+        let reader = ChunkReader { receiver, rest: io::Cursor::default() };
+        let images = image::import(&self.daemon.images, reader).await.map_err(Error::from)?;
         let image = |image: &Arc<image::Image>| import_images_response::Image {
             id: image.id.to_string(),
             names: image.repo_tags.clone(),
@@ -80,33 +86,55 @@ impl admin_server::Admin for Service {
             self.daemon.images.get(&name).ok_or_else(|| Error::NotFound { kind: "image", id: name.clone() })?;
         let images = self.daemon.images.clone();
         let (sender, receiver) = mpsc::channel(4);
-        let (writer, mut reader) = tokio::io::duplex(CHUNK);
         tokio::spawn(async move {
-            let export = image::export(&images, &image, writer);
-            let copy = async {
-                loop {
-                    let mut bytes = vec![0; CHUNK];
-                    match reader.read(&mut bytes).await {
-                        Ok(0) => return Ok(()),
-                        Ok(length) => {
-                            bytes.truncate(length);
-                            if sender.send(Ok(Chunk { bytes })).await.is_err() {
-                                return Ok(());
-                            }
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-            };
-            let (exported, copied) = tokio::join!(export, copy);
-            let failed = exported.map_err(Error::from).err();
-            let failed = failed.or(copied.err().map(Error::host("export an image")));
-            if let Some(error) = failed {
+            let writer = io::BufWriter::with_capacity(CHUNK, ChunkWriter { sender: sender.clone() });
+            let exported = image::export(&images, vec![image], writer).await;
+            let flushed = exported.map_err(Error::from).and_then(|writer| {
+                writer.into_inner().map(drop).map_err(|error| Error::host("export an image")(error.into_error()))
+            });
+            if let Err(error) = flushed {
                 // Nobody is left to tell.
                 sender.send(Err(error.into())).await.unwrap_or_default();
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// An archive that arrives in pieces, as blocking code reads it.
+struct ChunkReader {
+    receiver: mpsc::Receiver<io::Result<Vec<u8>>>,
+    rest: io::Cursor<Vec<u8>>,
+}
+
+impl Read for ChunkReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.rest.position() == self.rest.get_ref().len() as u64 {
+            match self.receiver.blocking_recv() {
+                Some(chunk) => self.rest = io::Cursor::new(chunk?),
+                None => return Ok(0),
+            }
+        }
+        self.rest.read(buffer)
+    }
+}
+
+/// An archive that leaves in pieces, as blocking code writes it.
+struct ChunkWriter {
+    sender: mpsc::Sender<Result<Chunk, Status>>,
+}
+
+impl Write for ChunkWriter {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let bytes = buffer[..buffer.len().min(CHUNK)].to_vec();
+        let length = bytes.len();
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client went away");
+        self.sender.blocking_send(Ok(Chunk { bytes })).map_err(gone)?;
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
