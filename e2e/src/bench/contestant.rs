@@ -146,6 +146,15 @@ impl Contestant {
         Ok((value, Lap { wall, cpu: self.meter.cpu()?.since(cpu) }))
     }
 
+    /// Waits until an [`obedient`] container would notice its stop signal. Outside of all that is timed.
+    pub async fn obeys(&self, container: &str) -> Result<()> {
+        wait::until_async("a container that listens", REST, || async {
+            ensure!(self.meter.is_obedient(container, "pause"), "it does not listen yet");
+            Ok(())
+        })
+        .await
+    }
+
     fn links(&self) -> Result<Links> {
         let table = std::fs::read_to_string(format!("/proc/{}/net/dev", self.node.holder_pid()))?;
         let names = table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
@@ -163,7 +172,7 @@ struct Links {
     veths: usize,
 }
 
-/// Configuration of the container of [`super::scratch`]: it sleeps, and ends at once when it is told to.
+/// Configuration of a container that sleeps, and ends at once when it is told to; see [`Contestant::obeys`].
 #[must_use]
 pub fn obedient() -> api::ContainerConfig {
     container("obedient", PAUSE, &[])

@@ -87,6 +87,17 @@ impl Meter {
         pids(&self.top.join("stack"))
     }
 
+    /// Whether the container's process follows SIGTERM by now: it runs its own program, which has set its handler.
+    /// Until then the first process of a PID namespace does not notice the signal.
+    #[must_use]
+    pub fn is_obedient(&self, container: &str, program: &str) -> bool {
+        let pids = pids(&self.top.join("pods").join(container)).unwrap_or_default();
+        pids.into_iter().any(|pid| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.lines().next() == Some(&format!("Name:\t{program}")) && catches_term(&status)
+        })
+    }
+
     /// Memory now.
     pub fn memory(&self) -> Result<Memory> {
         let others = self.processes()?.into_iter().filter(|pid| *pid != self.daemon);
@@ -105,7 +116,14 @@ fn pids(cgroup: &Path) -> Result<Vec<i32>> {
     Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
-/// Containers of the benchmark run `sleep`; what else is in a pod's cgroup holds the sandbox.
+fn catches_term(status: &str) -> bool {
+    const SIGTERM: u64 = 1 << 14;
+    let mask =
+        status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & SIGTERM != 0)
+}
+
+/// Containers of the density family run `sleep`; what else is in a pod's cgroup holds the sandbox.
 fn is_sandbox(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/comm"))
         .is_ok_and(|comm| !matches!(comm.trim(), "sleep" | "busybox"))
@@ -132,5 +150,13 @@ mod tests {
             "00400000-7ffd ---p 00000000 00:00 0 [rollup]\nRss: 4096 kB\nPss: 2048 kB\nPss_Anon: 8 kB\n";
         assert_eq!(parse_pss(rollup), Some(2.0));
         assert_eq!(parse_pss("Pss_Anon: 8 kB\n"), None);
+    }
+
+    #[test]
+    fn a_handler_of_sigterm_is_a_bit_of_the_mask() {
+        let check = |status: &str, expect: bool| assert_eq!(catches_term(status), expect, "{status}");
+        check("Name:\tpause\nSigIgn:\t0000000000004000\nSigCgt:\t0000000000014002\n", true);
+        check("SigCgt:\t0000000000000002\n", false);
+        check("", false);
     }
 }

@@ -85,6 +85,7 @@ async fn life(contestant: &Contestant, name: &str) -> Result<[Lap; STEPS.len()]>
     let command = obedient();
     let (container, create) = contestant.timed(cri.create(&id, &command, &config)).await?;
     let ((), start) = contestant.timed(cri.start(&container)).await?;
+    contestant.obeys(&container).await?;
     let ((), stop) = contestant.timed(cri.stop(&container, GRACE)).await?;
     let ((), remove) = contestant.timed(cri.remove(&container)).await?;
     let ((), stop_pod) = contestant.timed(cri.stop_pod(&id)).await?;
@@ -99,6 +100,9 @@ pub async fn burst(contestant: &Contestant, sheet: &mut Sheet) -> Result<()> {
     let each_up = names.iter().map(|name| contestant.timed(up(contestant, name)));
     let (pods, lap) = contestant.timed(try_join_all(each_up)).await?;
     sheet.add(BURST_UP, who, lap.wall);
+    for (pod, _) in &pods {
+        contestant.obeys(&pod.container).await?;
+    }
     let each_down = pods.iter().map(|(pod, _)| contestant.timed(down(contestant, pod)));
     let (downs, lap) = contestant.timed(try_join_all(each_down)).await?;
     sheet.add(BURST_DOWN, who, lap.wall);

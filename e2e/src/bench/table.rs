@@ -9,7 +9,7 @@ use super::sheet::{Metric, Unit};
 use super::stats::Ratio;
 
 /// Width of the first column.
-const NAME: usize = 30;
+const NAME: usize = 38;
 /// Width of a number.
 const NUMBER: usize = 7;
 /// Width of a ratio with its interval.
