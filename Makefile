@@ -19,6 +19,10 @@ help: ## list these commands
 setup: ## install what tests, demo and benchmarks run (Debian packages, crictl, critest, youki)
 	@e2e/scripts/setup.sh
 
+.PHONY: packages
+packages:
+	@e2e/scripts/setup.sh packages
+
 .PHONY: build
 build: ## release binaries in target/release; monitor and plugins static
 	cargo build --release -p cri-server --bin cri-server
@@ -27,7 +31,7 @@ build: ## release binaries in target/release; monitor and plugins static
 	cargo rustc --release -p cni-bridge --bin cni-bridge -- $(static)
 
 .PHONY: demo
-demo: setup build ## two pods on a bridge, shown and removed again
+demo: packages build ## two pods on a bridge, shown and removed again
 	cargo build --release -q -p e2e --bins
 	$(target_dir)/release/demo
 

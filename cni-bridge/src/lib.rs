@@ -1,1 +1,10 @@
-//! CNI plugins.
+//! CNI plugins: bridge, host-local, loopback, portmap; and the netlink, nf_tables and address management below them.
+//!
+//! Imports go one way: `plugin` → `ipam` → `net`. Only `net` touches the kernel's network state.
+#![deny(unsafe_code)]
+
+pub mod install;
+pub mod ipam;
+pub mod net;
+pub mod owner;
+pub mod plugin;

@@ -76,7 +76,7 @@ impl Daemon {
             images: ImageStore::open(paths.root(), image_config(&config))?,
             cni: Cni::new(cni_config(&config)),
             node: node::facts(&cgroups),
-            handlers: config.runtime.handlers.iter().map(|(name, h)| (name.clone(), oci::probe(&h.path))).collect(),
+            handlers: probe(&config),
             cgroups,
             paths,
             config,
@@ -118,6 +118,18 @@ impl Daemon {
         let path = CgroupPath::parse(path).map_err(|error| Error::Internal(error.to_string()))?;
         Ok(Cgroup::new(&self.cgroups, path))
     }
+}
+
+/// Asks all OCI runtimes at once what they can do: each question is a program's start.
+fn probe(config: &Config) -> BTreeMap<String, HandlerFacts> {
+    std::thread::scope(|scope| {
+        let ask = |(name, handler): (&String, &HandlerConfig)| {
+            let (name, path) = (name.clone(), handler.path.clone());
+            scope.spawn(move || (name, oci::probe(&path)))
+        };
+        let asked: Vec<_> = config.runtime.handlers.iter().map(ask).collect();
+        asked.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    })
 }
 
 fn image_config(config: &Config) -> image::Config {

@@ -91,6 +91,15 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// A pull. The kubelet knows an unreachable registry by the beginning of the message.
+    #[error("{}pull image {name}", if matches!(source, ImageError::Unavailable { .. }) { "RegistryUnavailable: " } else { "" })]
+    Pull {
+        /// The image as it was asked for.
+        name: String,
+        /// Why.
+        #[source]
+        source: ImageError,
+    },
     /// Images.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -143,7 +152,7 @@ impl Error {
             Self::Host { source, .. } => io_code(source),
             Self::Internal(_) => Code::Internal,
             Self::Undone { source, .. } => source.code(),
-            Self::Image(error) => image_code(error),
+            Self::Pull { source: error, .. } | Self::Image(error) => image_code(error),
             Self::Cgroup(error) => cgroup_code(error),
             Self::Cni(error) => cni_code(error),
             Self::Monitor(error) => monitor_code(error),
@@ -242,10 +251,10 @@ fn failure_code(kind: FailureKind) -> Code {
         FailureKind::NotFound => Code::NotFound,
         FailureKind::AlreadyExists => Code::AlreadyExists,
         FailureKind::InvalidArgument => Code::InvalidArgument,
-        FailureKind::FailedPrecondition => Code::FailedPrecondition,
+        FailureKind::FailedPrecondition | FailureKind::RuntimeMissing => Code::FailedPrecondition,
         FailureKind::Aborted => Code::Aborted,
         FailureKind::Runtime => Code::Unknown,
-        FailureKind::RuntimeMissing | FailureKind::Unsupported | FailureKind::Internal => Code::Internal,
+        FailureKind::Unsupported | FailureKind::Internal => Code::Internal,
     }
 }
 

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest and youki.
 # Safe to repeat: what is there already costs only a look. Needs root for the packages.
+#   setup.sh [packages]    with `packages`, what the demo needs: no peers are built
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 bin_dir=$PWD/.cache/bin
 youki_version=0.7.0
+youki_features=seccomp,v1,v2
 packages=(
   busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry gcc iproute2
   iptables iputils-ping libc6-dev libseccomp-dev make nftables pkg-config protobuf-compiler runc skopeo util-linux
@@ -56,20 +58,29 @@ build_go_tools() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
+# Its default features know no cgroup v1.
 build_youki() {
-  if [ -x "$bin_dir/youki" ] && "$bin_dir/youki" --version 2>/dev/null | grep -q "$youki_version"; then
+  local stamp=$bin_dir/.youki wanted="$youki_version $youki_features"
+  if [ -x "$bin_dir/youki" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     step "youki $youki_version: present"
     return
   fi
   command -v cargo >/dev/null || fail "needs a Rust toolchain in PATH to build youki"
   step "youki $youki_version: building (some minutes)"
   CARGO_TARGET_DIR=$PWD/.cache/youki-build cargo install youki --version "$youki_version" --locked --quiet \
-    --force --root "$PWD/.cache" --no-default-features --features v1,v2,seccomp
+    --features "$youki_features" --force --root "$PWD/.cache"
   rm -rf .cache/youki-build
+  printf '%s\n' "$wanted" >"$stamp"
 }
 
 mkdir -p "$bin_dir"
-install_packages
-build_go_tools
-build_youki
+case ${1:-all} in
+all)
+  install_packages
+  build_go_tools
+  build_youki
+  ;;
+packages) install_packages ;;
+*) fail "unknown argument $1" ;;
+esac
 step "done"

@@ -101,7 +101,9 @@ impl Setup {
              [cni]\nconf_dir = {conf:?}\nbin_dirs = [{bin:?}, \"/usr/lib/cni\"]\ncache_dir = {cache:?}\n\
              deadline_s = 60\n\
              [image]\nconcurrent_downloads = 6\nno_progress_s = 60\n{mirrors}\
-             [[image.registry]]\nhost = \"127.0.0.1:5000\"\nplain_http = true\n",
+             [[image.registry]]\nhost = \"127.0.0.1:5000\"\nplain_http = true\n\
+             {faulty}",
+            faulty = plain_hosts(crate::faulty::PORTS),
             root = text(&dirs.root()),
             state = text(&dirs.state()),
             socket = text(&dirs.socket()),
@@ -175,6 +177,12 @@ impl Setup {
 
 /// Registries whose names the node's registry serves.
 const MIRRORED: [&str; 4] = ["registry.k8s.io", "gcr.io", "k8s.gcr.io", "public.ecr.aws"];
+
+/// Registries on loopback without TLS.
+fn plain_hosts(ports: std::ops::RangeInclusive<u16>) -> String {
+    let host = |port| format!("[[image.registry]]\nhost = \"127.0.0.1:{port}\"\nplain_http = true\n");
+    ports.map(host).collect()
+}
 
 /// containerd's form of the mirror rules.
 fn write_mirrors(dir: &Path) -> Result<()> {

@@ -2,9 +2,10 @@
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
 use hyper::body::{Bytes, Frame};
@@ -16,6 +17,9 @@ use serde_json::json;
 use crate::image::layer::{Archive, Compression, Owner};
 use crate::image::push::{Format, Image};
 use crate::ns;
+
+/// Ports in the node's loopback; the node's daemon takes what listens there for registries without TLS.
+pub const PORTS: RangeInclusive<u16> = 5001..=5020;
 
 /// What is wrong with the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +62,10 @@ type Body = BoxBody<Bytes, Infallible>;
 impl Faulty {
     /// Starts one inside the network of the node that `holder` holds.
     pub fn start(holder: u32, fault: Fault) -> Result<Self> {
-        let listener = ns::in_network_of(holder, || Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?))?;
+        let listener = ns::in_network_of(holder, || {
+            let bound = PORTS.find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
+            bound.context("no port is free for a registry that lies")
+        })?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         let layer = Archive::default().file("f", Owner::root(0o644), &[7; 4096]).finish(Compression::Gzip)?;

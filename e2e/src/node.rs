@@ -320,5 +320,7 @@ fn remove_tree(dir: &Path) -> Result<()> {
             remove_tree(&entry.path())?;
         }
     }
-    std::fs::remove_dir(dir).with_context(|| format!("remove the cgroup {}", dir.display()))
+    // In place of a hierarchy that is not mounted there may be plain directories with plain files.
+    let removed = std::fs::remove_dir(dir).or_else(|_| std::fs::remove_dir_all(dir));
+    removed.with_context(|| format!("remove the cgroup {}", dir.display()))
 }

@@ -110,12 +110,12 @@ async fn images_that_cannot_be_had() -> Result<()> {
     let cri = &case.cri;
     let digest = format!("registry.k8s.io/pause@sha256:{}", "0".repeat(64));
     let cases = [
-        ("registry.k8s.io/no/such/image:1", Code::NotFound, "no/such/image"),
+        ("127.0.0.1:5000/no/such/image:1", Code::NotFound, "no/such/image"),
         ("registry.k8s.io/pause:no-such-tag", Code::NotFound, "no-such-tag"),
         (digest.as_str(), Code::NotFound, "0000"),
         ("127.0.0.1:9/closed/port:1", Code::Unavailable, "127.0.0.1:9"),
         ("", Code::InvalidArgument, "image"),
-        ("UPPER/case:1", Code::InvalidArgument, "UPPER/case"),
+        ("registry.k8s.io/UPPER/case:1", Code::InvalidArgument, "UPPER/case"),
         ("a b", Code::InvalidArgument, "a b"),
         ("x:y:z", Code::InvalidArgument, "x:y:z"),
         ("../../etc/passwd", Code::InvalidArgument, "../../etc/passwd"),
@@ -125,7 +125,7 @@ async fn images_that_cannot_be_had() -> Result<()> {
         check(&format!("pull of {image:?}"), cri.pull(image).await, code, word)?;
         ensure!(image.is_empty() || cri.image(image).await.ok().flatten().is_none(), "{image} is listed");
     }
-    cri.remove_image("registry.k8s.io/no/such/image:1").await?;
+    cri.remove_image("127.0.0.1:5000/no/such/image:1").await?;
     case.close()
 }
 

@@ -82,11 +82,11 @@ impl ContainerState {
         }
     }
 
-    /// What a start has to do: the pid that will run.
-    pub fn start(&self) -> Result<Step<i32>, Denied> {
+    /// What a start has to do: the pid that will run. The CRI's start is not idempotent.
+    pub fn start(&self) -> Result<i32, Denied> {
         match self {
-            Self::Created { pid } => Ok(Step::Do(*pid)),
-            Self::Running { .. } => Ok(Step::AlreadyDone),
+            Self::Created { pid } => Ok(*pid),
+            Self::Running { .. } => Err(Denied("running already")),
             Self::Creating => Err(Denied("still being created")),
             Self::Exited(_) => Err(Denied("exited")),
         }
@@ -116,12 +116,12 @@ mod tests {
     fn transitions() {
         let exited = ContainerState::Exited(Exit::unseen(1, 2, ""));
         let running = ContainerState::Running { pid: 7, started_at: 1 };
-        let check = |state: &ContainerState, start: Result<Step<i32>, Denied>, stop: Step<()>| {
+        let check = |state: &ContainerState, start: Result<i32, Denied>, stop: Step<()>| {
             assert_eq!((state.start(), state.stop()), (start, stop), "{state:?}");
         };
         check(&ContainerState::Creating, Err(Denied("still being created")), Step::Do(()));
-        check(&ContainerState::Created { pid: 7 }, Ok(Step::Do(7)), Step::Do(()));
-        check(&running, Ok(Step::AlreadyDone), Step::Do(()));
+        check(&ContainerState::Created { pid: 7 }, Ok(7), Step::Do(()));
+        check(&running, Err(Denied("running already")), Step::Do(()));
         check(&exited, Err(Denied("exited")), Step::AlreadyDone);
     }
 }

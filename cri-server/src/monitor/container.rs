@@ -93,7 +93,9 @@ impl Container {
             // An exit is not told before its record is on disk.
             Phase::Ending { pid, record } => alive(*pid, record.started_at_ns),
             Phase::Ended { record, saved } => {
-                ContainerStatus::Exited { record: record.clone(), saved: *saved }
+                // Identities are of any size; all of them together might not fit into one frame.
+                let record = ExitRecord { identity: serde_json::Value::Null, ..record.clone() };
+                ContainerStatus::Exited { record, saved: *saved }
             }
         };
         ContainerState { id: self.spec.id.to_string(), status, log_bytes_lost: self.log.bytes_lost() }

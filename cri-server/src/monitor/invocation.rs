@@ -164,9 +164,7 @@ impl Launcher {
             command.arg("--pid-file").arg(&files.pid);
         }
         command.process_group(0).current_dir("/");
-        if let Some(score) = &self.oom_score {
-            sys::set_oom_score(&mut command, score.clone());
-        }
+        sys::prepare(&mut command, self.oom_score.clone());
         command
     }
 

@@ -246,7 +246,8 @@ pub enum ContainerStatus {
     Created { pid: i32 },
     /// Runs.
     Running { pid: i32, started_at_ns: i64 },
-    /// Ended, and the exit was reported. `saved` is false where the exit record could not be written.
+    /// Ended, and the exit was reported. The record has no identity here: the one on disk and the one in the event
+    /// have it. `saved` is false where the record could not be written to disk.
     Exited { record: ExitRecord, saved: bool },
 }
 

@@ -4,7 +4,7 @@
 /// Longest message kept, bytes.
 const MAX_MESSAGE: usize = 4096;
 
-/// The last error of a JSON log (crun and runc write `level` and `msg`, youki `level` and `fields.message`), else
+/// The last error of a JSON log (`msg` by crun and runc, `message` by youki, in `fields` or not), else
 /// the last line of `stderr`.
 pub fn message(log: &str, stderr: &str) -> Option<String> {
     let entries: Vec<(bool, String)> = log.lines().filter_map(entry).collect();
@@ -20,7 +20,11 @@ pub fn message(log: &str, stderr: &str) -> Option<String> {
 
 fn entry(line: &str) -> Option<(bool, String)> {
     let value: serde_json::Value = serde_json::from_str(line).ok()?;
-    let text = value.get("msg").or_else(|| value.get("fields")?.get("message"))?.as_str()?;
+    let text = value
+        .get("msg")
+        .or_else(|| value.get("message"))
+        .or_else(|| value.get("fields")?.get("message"))?
+        .as_str()?;
     let level = value.get("level").and_then(|level| level.as_str()).unwrap_or_default().to_ascii_lowercase();
     Some((matches!(level.as_str(), "error" | "fatal" | "panic"), text.to_owned()))
 }
@@ -50,6 +54,7 @@ mod tests {
         check("{\"level\":\"warning\",\"msg\":\"w\"}", "", Some("w"));
         check("{\"level\":\"warning\",\"msg\":\"w\"}", "real\n", Some("real"));
         check(r#"{"timestamp":"t","level":"ERROR","fields":{"message":"m"}}"#, "", Some("m"));
+        check(r#"{"level":"ERROR","message":"m","target":"youki"}"#, "", Some("m"));
         check("not json", "", Some("not json"));
     }
 }

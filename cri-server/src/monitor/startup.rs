@@ -106,6 +106,7 @@ fn detach() -> io::Result<(UnixStream, Option<String>)> {
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     sys::block_signals(&SIGNALS)?;
+    sys::stop_ignoring_signals();
     let _leader_already = rustix::process::setsid();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));

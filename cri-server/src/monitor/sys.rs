@@ -51,7 +51,7 @@ fn set_of(signals: &[i32]) -> libc::sigset_t {
     }
 }
 
-/// Blocks `signals`: they wait until they are fetched. Programs started by `Command` get an empty mask.
+/// Blocks `signals`: they wait until they are fetched. Programs inherit that, unless [`prepare`]d.
 pub fn block_signals(signals: &[i32]) -> io::Result<()> {
     let set = set_of(signals);
     // SAFETY: the set is initialised; the old one is not asked for.
@@ -78,6 +78,14 @@ pub fn wait_signal(signals: &[i32]) -> io::Result<(i32, i32)> {
     // SAFETY: zeroed at first and filled by the call; for the signals waited for, the sender's field is the active one.
     let sender = unsafe { seen.assume_init().si_pid() };
     Ok((signal as i32, sender))
+}
+
+/// Sends `signal`, real-time ones too, to the process behind a descriptor.
+pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    // SAFETY: no details are passed, and the kernel refuses bad numbers.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<()>(), 0) };
+    checked(sent).map(drop)
 }
 
 /// Closes every descriptor from `first` on.
@@ -125,9 +133,39 @@ pub fn loopback_up() -> io::Result<()> {
     }
 }
 
-/// Lets `command` set its oom_score_adj to `score` before it becomes the program.
-pub fn set_oom_score(command: &mut Command, score: String) {
-    let raise = move || std::fs::write("/proc/self/oom_score_adj", &score);
+/// Signal dispositions as the kernel keeps them; the C library hides two signals of its own.
+#[repr(C)]
+struct Disposition {
+    handler: usize,
+    flags: u64,
+    restorer: usize,
+    mask: u64,
+}
+
+/// Makes every signal that is ignored do its default again: what is ignored here would be ignored in containers.
+pub fn stop_ignoring_signals() {
+    for signal in 1..=64 {
+        let mut now = Disposition { handler: 0, flags: 0, restorer: 0, mask: 0 };
+        let default = Disposition { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
+        let (size, none) = (size_of::<u64>(), std::ptr::null::<Disposition>());
+        // SAFETY: both point to structures of the kernel's layout; no handler of ours is replaced.
+        unsafe {
+            let asked = libc::syscall(libc::SYS_rt_sigaction, signal, none, &raw mut now, size);
+            if asked == 0 && now.handler == libc::SIG_IGN {
+                libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, none, size);
+            }
+        }
+    }
+}
+
+/// Lets `command` start as a program expects: no signal blocked, and with the oom_score_adj given, if any.
+pub fn prepare(command: &mut Command, oom_score: Option<String>) {
+    let prepare = move || {
+        let none = set_of(&[]);
+        // SAFETY: the set is initialised; the old one is not asked for.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()) };
+        oom_score.as_ref().map_or(Ok(()), |score| std::fs::write("/proc/self/oom_score_adj", score))
+    };
     // SAFETY: between fork and exec of a process with one thread anything may run.
-    unsafe { command.pre_exec(raise) };
+    unsafe { command.pre_exec(prepare) };
 }

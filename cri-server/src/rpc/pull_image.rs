@@ -17,7 +17,8 @@ pub async fn pull_image(daemon: &Arc<Daemon>, request: PullImageRequest) -> Resu
     let name = name.ok_or_else(|| missing("image.image"))?;
     let reference = name.parse::<Reference>()?;
     let credentials = request.auth.map(credentials).transpose()?.flatten();
-    let image = daemon.images.pull(PullRequest { credentials, ..PullRequest::new(reference) }).await?;
+    let pulled = daemon.images.pull(PullRequest { credentials, ..PullRequest::new(reference) }).await;
+    let image = pulled.map_err(|source| Error::Pull { name, source })?;
     Ok(PullImageResponse { image_ref: image.id.to_string() })
 }
 

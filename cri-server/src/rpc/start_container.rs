@@ -6,7 +6,6 @@ use proto::cri::{StartContainerRequest, StartContainerResponse};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::model::Step;
 use crate::model::container::ContainerState;
 
 /// Starts a created container.
@@ -16,9 +15,7 @@ pub async fn start_container(
 ) -> Result<StartContainerResponse, Error> {
     let container = daemon.container(&request.container_id)?;
     let _operation = container.operation.lock().await;
-    let Step::Do(pid) = container.state().start().map_err(Error::denied(&container.id))? else {
-        return Ok(StartContainerResponse {});
-    };
+    let pid = container.state().start().map_err(Error::denied(&container.id))?;
     let sandbox = daemon.sandbox(container.pod_id.as_str())?;
     let monitor = sandbox.monitor().ok_or_else(|| Error::FailedPrecondition {
         kind: "pod sandbox",

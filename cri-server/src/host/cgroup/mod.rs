@@ -98,7 +98,7 @@ impl Cgroup {
             match self.try_remove() {
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
                 Err(source) => return Err(self.failed("removing", source)),
-                Ok(()) => return Ok(()),
+                Ok(()) => return self.remove_shadow(),
             }
             if Instant::now() > deadline {
                 return Err(CgroupError::Busy { path: self.path.clone(), left: self.procs()? });
@@ -168,6 +168,16 @@ impl Cgroup {
             parent = child;
         }
         Ok(())
+    }
+
+    /// Where the unified hierarchy is not mounted, some OCI runtimes make plain directories in its place.
+    fn remove_shadow(&self) -> Result<(), CgroupError> {
+        let Layout::V1 { controllers, unified: None } = &*self.layout else { return Ok(()) };
+        let Some(parent) = controllers.values().next().and_then(|mount| mount.parent()) else { return Ok(()) };
+        match std::fs::remove_dir_all(self.path.below(&parent.join("unified"))) {
+            Err(error) if !is_absent(&error) => Err(self.failed("removing what stands for", error)),
+            _removed => Ok(()),
+        }
     }
 
     fn try_remove(&self) -> io::Result<()> {

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -32,6 +34,8 @@ const OWN_CALL: u64 = 0;
 /// Attempts to find a monitor again that is there and does not greet.
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long a monitor whose socket is gone may take to end.
+const DYING: Duration = Duration::from_secs(1);
 
 type Reply = Result<(Answer, Vec<OwnedFd>), Failure>;
 
@@ -62,11 +66,12 @@ struct State {
     exited: HashSet<String>,
 }
 
-/// A socket and what was read from it beyond the last whole frame.
+/// A socket, what was read from it beyond the last whole frame, and who is behind it.
 #[derive(Debug)]
 struct Wire {
     stream: UnixStream,
     reader: FrameReader,
+    process: OwnedFd,
 }
 
 impl Link {
@@ -218,7 +223,11 @@ async fn keep(
             _dropped = alive.changed() => return,
         }
         shared.disconnected();
-        let Some(found) = find_again(&shared.socket).await else { break };
+        let Some(found) = find_again(&shared.socket).await else {
+            // Its socket is gone first; its lock, its pod init and its memory follow.
+            let _still_dying = tokio::time::timeout(DYING, end_of(&wire.process)).await;
+            break;
+        };
         wire = found;
         frames = shared.connected();
         let catch_up = Outgoing::new(&ToMonitor::Call { number: OWN_CALL, call: Call::State }, Vec::new());
@@ -257,14 +266,14 @@ async fn greet(stream: StdStream, socket: &Path, hello: &ToMonitor) -> Result<(W
     let failed = |source| MonitorError::attach(socket, source);
     stream.set_nonblocking(true).map_err(failed)?;
     let stream = UnixStream::from_std(stream).map_err(failed)?;
-    let mut wire = Wire { stream, reader: FrameReader::default() };
+    let mut reader = FrameReader::default();
     let mut frame = Outgoing::new(hello, Vec::new()).map_err(failed)?;
-    let Wire { stream, reader } = &mut wire;
-    stream.async_io(Interest::WRITABLE, || frame.send(&*stream)).await.map_err(failed)?;
-    let frame = read(stream, reader).await.map_err(failed)?;
+    stream.async_io(Interest::WRITABLE, || frame.send(&stream)).await.map_err(failed)?;
+    let frame = read(&stream, &mut reader).await.map_err(failed)?;
     match serde_json::from_slice(&frame.body).map_err(|error| failed(error.into()))? {
         FromMonitor::Welcome(welcome) if (1..=protocol::VERSION).contains(&welcome.version) => {
-            Ok((wire, welcome))
+            let process = open_process(welcome.monitor_pid).map_err(failed)?;
+            Ok((Wire { stream, reader, process }, welcome))
         }
         FromMonitor::Welcome(welcome) => {
             Err(MonitorError::Version { pod: welcome.pod_id.to_string(), theirs: welcome.version })
@@ -272,6 +281,22 @@ async fn greet(stream: StdStream, socket: &Path, hello: &ToMonitor) -> Result<(W
         FromMonitor::SetupFailed(failure) => Err(MonitorError::Setup(failure)),
         other => {
             Err(MonitorError::Unexpected { stage: "greeting the monitor", answer: format!("{other:?}") })
+        }
+    }
+}
+
+fn open_process(pid: i32) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Returns when the process has ended.
+async fn end_of(process: &OwnedFd) {
+    loop {
+        let mut fds = [PollFd::new(process, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => tokio::time::sleep(Duration::from_millis(1)).await,
+            _ => return,
         }
     }
 }
@@ -289,7 +314,7 @@ async fn read(stream: &UnixStream, reader: &mut FrameReader) -> io::Result<Frame
 
 /// Ends when the connection does.
 async fn serve(shared: &Shared, wire: &mut Wire, frames: &mut mpsc::Receiver<Outgoing>) -> io::Result<()> {
-    let Wire { stream, reader } = wire;
+    let Wire { stream, reader, .. } = wire;
     let stream = &*stream;
     let reading = async {
         loop {

@@ -172,7 +172,7 @@ impl Registry {
             .referer(false)
             .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(self.config.connect_timeout_seconds))
-            .pool_idle_timeout(Duration::from_secs(30));
+            .pool_idle_timeout(Duration::from_secs(5));
         for file in &self.config.ca_files {
             let wrong = || ImageError::InvalidConfig {
                 what: format!("registries.ca_files: {} has no certificates in PEM form", file.display()),

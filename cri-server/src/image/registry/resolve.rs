@@ -73,7 +73,8 @@ impl Session {
     }
 
     /// Something that is kept in memory, checked against its digest, with its media type. Each endpoint is asked in
-    /// turn; the error is that of the last, the registry itself.
+    /// turn; the error is that of the last, the registry itself, unless only a mirror could be reached and has no such
+    /// thing.
     async fn small(
         &self,
         ask: &Ask,
@@ -82,17 +83,21 @@ impl Session {
         what: &str,
     ) -> Result<(Bytes, String), ImageError> {
         let (mut endpoint, mut attempt) = (0, 1);
+        let mut mirror_lacks_it = false;
         loop {
             let failure = match self.read_checked(endpoint, ask, limit, expected).await {
                 Ok(done) => return Ok(done),
                 Err(failure) => failure,
             };
             tracing::debug!(endpoint, attempt, ?failure, what, "cannot get");
+            mirror_lacks_it |= matches!(failure, Failure::NotFound);
             if failure.may_pass() && attempt < self.attempts(endpoint) {
                 tokio::time::sleep(self.pause(attempt, &failure)).await;
                 attempt += 1;
             } else if endpoint + 1 < self.endpoint_count() {
                 (endpoint, attempt) = (endpoint + 1, 1);
+            } else if mirror_lacks_it && failure.may_pass() {
+                return Err(Failure::NotFound.into_error(what));
             } else {
                 return Err(failure.into_error(what));
             }

@@ -3,9 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::process::Signal;
-
 use super::{Ending, Pod};
 use crate::monitor::connection::{Greeting, ReplyTo};
 use crate::monitor::container::Phase;
@@ -13,10 +10,13 @@ use crate::monitor::poll::Token;
 use crate::monitor::protocol::{
     self, Answer, Call, Event, Failure, FailureKind, FromMonitor, MonitorState, Target, ToMonitor, Welcome,
 };
+use crate::monitor::sys;
 use crate::monitor::wire::{Frame, Outgoing};
 
 /// How long a shutdown waits for containers to go.
 const SHUTDOWN: Duration = Duration::from_secs(10);
+/// The last real-time signal.
+const LAST_SIGNAL: i32 = 64;
 
 /// The answer of a call, `None` when it comes later.
 pub type Outcome = Result<Option<Answer>, Failure>;
@@ -96,8 +96,9 @@ impl Pod {
     }
 
     fn signal(&mut self, target: &Target, signal: i32) -> Result<(), Failure> {
-        let signal = Signal::from_named_raw(signal)
-            .ok_or_else(|| Failure::new(FailureKind::InvalidArgument, format!("{signal} is not a signal")))?;
+        if !(1..=LAST_SIGNAL).contains(&signal) {
+            return Err(Failure::new(FailureKind::InvalidArgument, format!("{signal} is not a signal")));
+        }
         let id = match target {
             Target::Exec(id) => return self.signal_exec(id, signal),
             Target::Container(id) => id,
@@ -194,10 +195,12 @@ impl Pod {
 }
 
 /// Sends a signal; already gone is success.
-pub(super) fn send_signal(pidfd: &OwnedFd, signal: Signal) -> Result<(), Failure> {
-    match rustix::process::pidfd_send_signal(pidfd, signal) {
-        Ok(()) | Err(Errno::SRCH) => Ok(()),
-        Err(error) => Err(Failure::io("sending a signal", error)),
+pub(super) fn send_signal(pidfd: &OwnedFd, signal: i32) -> Result<(), Failure> {
+    match sys::pidfd_send_signal(pidfd, signal) {
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+            Err(Failure::io("sending a signal", error))
+        }
+        _ => Ok(()),
     }
 }
 

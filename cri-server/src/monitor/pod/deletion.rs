@@ -1,8 +1,6 @@
 //! Deletion: whatever the container does, at the end the OCI runtime has forgotten it, its process is gone, and its
 //! exit is recorded. Also cleans up after a create that failed.
 
-use rustix::process::Signal;
-
 use super::Pod;
 use super::calls::{Outcome, send_signal};
 use crate::monitor::cgroup;
@@ -39,7 +37,7 @@ impl Pod {
     pub(super) fn run_deletion(&mut self, id: &str) {
         let Some(container) = self.containers.get_mut(id) else { return };
         if let Phase::Alive(process) = &container.phase {
-            let _ended_already = send_signal(&process.pidfd, Signal::KILL);
+            let _ended_already = send_signal(&process.pidfd, libc::SIGKILL);
         }
         cgroup::kill_all(&container.spec.cgroup.directories);
         let runtime = container.spec.runtime.clone();

@@ -4,8 +4,6 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 
-use rustix::process::Signal;
-
 use super::calls::{Outcome, send_signal};
 use super::lifecycle::Claim;
 use super::{Child, Pod};
@@ -128,11 +126,11 @@ impl Pod {
         self.announce(Event::ExecExited { exec_id: id.to_owned(), exit_code: status.code() });
     }
 
-    pub(super) fn signal_exec(&mut self, id: &str, signal: Signal) -> Result<(), Failure> {
+    pub(super) fn signal_exec(&mut self, id: &str, signal: i32) -> Result<(), Failure> {
         match self.execs.get(id).map(|session| &session.phase) {
             None => Ok(()),
             Some(ExecPhase::Running { pidfd, .. }) => send_signal(pidfd, signal),
-            Some(ExecPhase::Starting(number)) if signal == Signal::KILL => {
+            Some(ExecPhase::Starting(number)) if signal == libc::SIGKILL => {
                 if let Some(invocation) = self.invocations.get_mut(number) {
                     invocation.abort();
                 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, WaitOptions};
 
 use super::calls::{Outcome, send_signal};
 use super::{Child, Pod, Source};
@@ -15,11 +15,13 @@ use crate::monitor::connection::ReplyTo;
 use crate::monitor::container::{Container, Phase, Process};
 use crate::monitor::invocation::{ExitStatus, Invocation, Purpose, Request, StandardFds};
 use crate::monitor::log::{LineSplitter, LogFile, Newlines, StreamName};
-use crate::monitor::output::Output;
+use crate::monitor::output::{Output, Scratch};
 use crate::monitor::protocol::{Answer, CreateContainer, Failure, FailureKind, Runtime};
 
 /// Containers of one pod, exited ones included.
 const MAX_CONTAINERS: usize = 1024;
+/// Reads that empty a pipe.
+const PIPE_READS: usize = (64 << 10) / size_of::<Scratch>() + 1;
 /// Bytes of a container's identity as JSON.
 const MAX_IDENTITY: usize = 64 << 10;
 
@@ -157,7 +159,8 @@ impl Pod {
         let tokens =
             |container: &Container| container.outputs.iter().filter_map(|o| o.token).collect::<Vec<_>>();
         for token in self.containers.get(id).map(tokens).unwrap_or_default() {
-            self.output_ready(token, id);
+            // A pipe holds no more than this, and what is not there does no harm to ask for.
+            (0..PIPE_READS).for_each(|_| self.output_ready(token, id));
         }
     }
 
@@ -199,7 +202,7 @@ impl Pod {
     /// Kills a process if it is a child of this one and not reaped, so that the number is still its own.
     pub(super) fn kill_child(&mut self, pid: i32) {
         if let Ok(Claim::Alive(pidfd)) = self.claim(pid) {
-            let _ended_already = send_signal(&pidfd, Signal::KILL);
+            let _ended_already = send_signal(&pidfd, libc::SIGKILL);
         }
     }
 

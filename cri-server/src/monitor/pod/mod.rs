@@ -15,8 +15,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-
 use super::connection::{Connection, Greeting, ReplyTo};
 use super::container::{Container, Phase};
 use super::invocation::{ExitStatus, Invocation, InvocationId, Launcher};
@@ -143,7 +141,7 @@ impl Pod {
             self.expire(Instant::now());
         }
         if let Some(init) = self.init.take() {
-            let _ended_already = rustix::process::pidfd_send_signal(&init.pidfd, Signal::KILL);
+            let _ended_already = sys::pidfd_send_signal(&init.pidfd, libc::SIGKILL);
         }
         self.say_goodbye();
         Ok(())

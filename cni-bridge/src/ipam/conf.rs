@@ -1,0 +1,212 @@
+//! The `ipam` section of host-local.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use proto::cni::object::{Object, elements};
+use proto::cni::result::Route;
+use proto::cni::{CniError, ErrorCode, Request};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::range::{Range, RangeSet, offset};
+
+/// Where reservations are kept unless `dataDir` says otherwise; the reference's place.
+pub(super) const DATA_DIR: &str = "/var/lib/cni/networks";
+
+/// What host-local is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostLocalConf {
+    /// One address is handed out of each.
+    pub sets: Vec<RangeSet>,
+    /// Routes that go into the result as they are.
+    pub routes: Vec<Route>,
+    /// `dataDir`.
+    pub data_dir: PathBuf,
+    /// A resolver configuration to put into the result.
+    pub resolv_conf: Option<PathBuf>,
+    /// Addresses that the caller wants.
+    pub requested: Vec<IpAddr>,
+}
+
+impl HostLocalConf {
+    /// Reads and validates.
+    ///
+    /// # Errors
+    /// [`ErrorCode::INVALID_NETWORK_CONFIG`] and [`ErrorCode::DECODING_FAILURE`] naming the key.
+    pub fn parse(request: &Request) -> Result<Self, CniError> {
+        let top = request.conf.top();
+        let ipam = top.object("ipam")?.ok_or_else(|| CniError::config("ipam", "missing"))?;
+        let sets = range_sets(request, &ipam)?;
+        let route = |(path, value): (String, &Value)| {
+            Route::deserialize(value)
+                .map_err(|error| CniError::caused(ErrorCode::INVALID_NETWORK_CONFIG, path, &error))
+        };
+        let routes = ipam.list("routes")?.into_iter().map(route).collect::<Result<_, _>>()?;
+        Ok(Self {
+            sets,
+            routes,
+            data_dir: ipam.string("dataDir")?.filter(|dir| !dir.is_empty()).unwrap_or(DATA_DIR).into(),
+            resolv_conf: ipam.string("resolvConf")?.filter(|file| !file.is_empty()).map(PathBuf::from),
+            requested: requested(request)?,
+        })
+    }
+}
+
+/// `runtimeConfig.ipRanges`, then `ipam.ranges`, then the short form with the range in `ipam` itself.
+fn range_sets(request: &Request, ipam: &Object<'_>) -> Result<Vec<RangeSet>, CniError> {
+    let mut lists = match request.conf.runtime_config()? {
+        Some(runtime) => runtime.list("ipRanges")?,
+        None => Vec::new(),
+    };
+    lists.extend(ipam.list("ranges")?);
+    let mut sets = lists.iter().map(|(path, value)| range_set(path, value)).collect::<Result<Vec<_>, _>>()?;
+    if ipam.get("subnet").is_some() {
+        sets.push(RangeSet(vec![range(ipam)?]));
+    }
+    if sets.is_empty() {
+        return Err(CniError::config(&ipam.path("ranges"), "missing"));
+    }
+    let all: Vec<&Range> = sets.iter().flat_map(|set| &set.0).collect();
+    for (index, range) in all.iter().enumerate() {
+        if let Some(other) = all[..index].iter().find(|other| other.overlaps(range)) {
+            let problem = format!("{}-{} overlaps {}-{}", range.start, range.end, other.start, other.end);
+            return Err(CniError::config(&ipam.path("ranges"), problem));
+        }
+    }
+    Ok(sets)
+}
+
+fn range_set(path: &str, value: &Value) -> Result<RangeSet, CniError> {
+    let ranges = elements(path, value)?
+        .into_iter()
+        .map(|(path, value)| range(&Object::at(path, value)?))
+        .collect::<Result<Vec<_>, _>>()?;
+    match ranges.first() {
+        None => Err(CniError::config(path, "must hold at least one range")),
+        Some(first) if ranges.iter().any(|range| range.start.is_ipv4() != first.start.is_ipv4()) => {
+            Err(CniError::config(path, "mixes IPv4 and IPv6"))
+        }
+        Some(_) => Ok(RangeSet(ranges)),
+    }
+}
+
+fn range(object: &Object<'_>) -> Result<Range, CniError> {
+    let path = object.path("subnet");
+    let subnet: IpNet = object
+        .parsed("subnet", "a subnet such as 10.1.0.0/16")?
+        .ok_or_else(|| CniError::config(&path, "missing"))?;
+    if subnet.addr() != subnet.network() {
+        let problem = format!("{subnet} has host bits set; the network is {}", subnet.trunc());
+        return Err(CniError::config(&path, problem));
+    }
+    if subnet.prefix_len() + 2 > subnet.max_prefix_len() {
+        return Err(CniError::config(&path, format!("{subnet} is too small to hand out addresses from")));
+    }
+    let address = |key: &str, default: IpAddr| -> Result<IpAddr, CniError> {
+        let Some(address) = object.parsed(key, "an address")? else { return Ok(default) };
+        if subnet.contains(&address) {
+            return Ok(address);
+        }
+        Err(CniError::config(&object.path(key), format!("{address} is not in {subnet}")))
+    };
+    let first = offset(subnet.network(), 1);
+    let start = address("rangeStart", first)?;
+    let end = address("rangeEnd", subnet.broadcast())?;
+    if start > end {
+        return Err(CniError::config(&object.path("rangeStart"), format!("{start} comes after {end}")));
+    }
+    Ok(Range { subnet, start, end, gateway: address("gateway", first)? })
+}
+
+/// From `runtimeConfig.ips`, `args.cni.ips` and CNI_ARGS `IP`, without repetition.
+fn requested(request: &Request) -> Result<Vec<IpAddr>, CniError> {
+    let mut texts: Vec<(String, String)> = Vec::new();
+    for object in [request.conf.runtime_config()?, request.conf.cni_args()?].into_iter().flatten() {
+        let path = object.path("ips");
+        let found = object.strings("ips")?;
+        texts.extend(found.into_iter().enumerate().map(|(index, text)| (format!("{path}[{index}]"), text)));
+    }
+    let args = request.args.get("IP").unwrap_or_default();
+    texts.extend(args.split(',').filter(|text| !text.is_empty()).map(|ip| ("CNI_ARGS IP".into(), ip.into())));
+    let mut found = Vec::new();
+    for (path, text) in texts {
+        let address = text.parse::<IpAddr>().or_else(|_| text.parse::<IpNet>().map(|net| net.addr()));
+        let address = address.map_err(|_| CniError::config(&path, format!("{text:?} is not an address")))?;
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::cni::NetConf;
+    use proto::cni::plugin::OwnNetns;
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(ipam: Value, args: &str) -> Result<HostLocalConf, CniError> {
+        let conf = json!({"name": "n", "type": "bridge", "ipam": ipam,
+            "runtimeConfig": {"ips": ["10.1.0.9/16"]}, "args": {"cni": {"ips": ["10.1.0.9", "10.1.0.10"]}}});
+        let conf = NetConf::new(conf.as_object().unwrap().clone()).unwrap();
+        let request =
+            Request { conf, args: args.parse().unwrap(), path: Vec::new(), own_netns: OwnNetns::Refused };
+        HostLocalConf::parse(&request)
+    }
+
+    #[test]
+    fn defaults_are_filled_in() {
+        let conf = parse(json!({"subnet": "10.1.0.0/16"}), "IP=10.1.0.11").unwrap();
+        let range = &conf.sets[0].0[0];
+        assert_eq!(range.start.to_string(), "10.1.0.1");
+        assert_eq!(range.end.to_string(), "10.1.255.255");
+        assert_eq!(range.gateway.to_string(), "10.1.0.1");
+        assert_eq!(conf.data_dir, PathBuf::from(DATA_DIR));
+        let requested: Vec<String> = conf.requested.iter().map(IpAddr::to_string).collect();
+        assert_eq!(requested, ["10.1.0.9", "10.1.0.10", "10.1.0.11"]);
+    }
+
+    #[test]
+    fn bad_sections_name_the_key() {
+        let check = |ipam: Value, expect: &str| {
+            let error = parse(ipam.clone(), "").unwrap_err();
+            assert_eq!(error.to_string(), expect, "{ipam}");
+            assert_eq!(error.code, ErrorCode::INVALID_NETWORK_CONFIG, "{ipam}");
+        };
+        check(json!({}), "ipam.ranges: missing");
+        check(json!({"subnet": "10.1.0.0"}), "ipam.subnet: \"10.1.0.0\" is not a subnet such as 10.1.0.0/16");
+        check(
+            json!({"subnet": "10.1.0.1/16"}),
+            "ipam.subnet: 10.1.0.1/16 has host bits set; the network is 10.1.0.0/16",
+        );
+        check(
+            json!({"subnet": "10.1.0.0/31"}),
+            "ipam.subnet: 10.1.0.0/31 is too small to hand out addresses from",
+        );
+        check(
+            json!({"ranges": [[{"subnet": "10.1.0.0/24", "gateway": "10.2.0.1"}]]}),
+            "ipam.ranges[0][0].gateway: 10.2.0.1 is not in 10.1.0.0/24",
+        );
+        check(
+            json!({"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.8"}),
+            "ipam.rangeStart: 10.1.0.9 comes after 10.1.0.8",
+        );
+        check(json!({"ranges": [[]]}), "ipam.ranges[0]: must hold at least one range");
+        check(
+            json!({"ranges": [[{"subnet": "10.1.0.0/24"}, {"subnet": "fd00::/64"}]]}),
+            "ipam.ranges[0]: mixes IPv4 and IPv6",
+        );
+        check(
+            json!({"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.1.0.0/25"}]]}),
+            "ipam.ranges: 10.1.0.1-10.1.0.127 overlaps 10.1.0.1-10.1.0.255",
+        );
+        check(
+            json!({"subnet": "10.1.0.0/24", "routes": [{"dst": "x"}]}),
+            "ipam.routes[0]: invalid IP address syntax",
+        );
+    }
+}

@@ -1,0 +1,86 @@
+//! Connection tracking: forgetting flows whose translation is out of date.
+//!
+//! A UDP flow that began before its port was published, or while another pod had it, goes on as it began for as long
+//! as packets come.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::NLM_F_DUMP;
+
+use super::error::NetError;
+use super::nft::wire::{Attributes, attribute};
+use super::socket::{Message, Socket};
+
+const SUBSYSTEM: u16 = 1;
+const GET: u16 = 1;
+const DELETE: u16 = 2;
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const ZONE: u16 = 18;
+const FILTER: u16 = 25;
+
+/// One tracked flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// Port that the sender aimed at.
+    pub port: u16,
+    /// Who answers.
+    pub answers: IpAddr,
+}
+
+/// Forgets the flows of a transport protocol that `stale` picks, of one address family.
+///
+/// # Errors
+/// [`NetError`].
+pub fn forget(socket: &mut Socket, key: (u8, IpAddr), stale: &dyn Fn(&Flow) -> bool) -> Result<(), NetError> {
+    let (protocol, like) = key;
+    let family = if like.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8;
+    // Kernels that do not filter list everything; what is not of the protocol is then passed over below.
+    const OF_PROTOCOL: u32 = 1 << 3;
+    let mut query = Attributes::default();
+    query.nest(TUPLE_ORIGINAL, |tuple| {
+        tuple.nest(2, |proto| {
+            proto.bytes(1, &[protocol]);
+        });
+    });
+    query.nest(FILTER, |filter| {
+        filter.bytes(1, &OF_PROTOCOL.to_ne_bytes());
+    });
+    let question = message("listing tracked flows", (GET, NLM_F_DUMP), family, query);
+    for answer in socket.ask(&question)? {
+        let Some(body) = answer.body.get(4..) else { continue };
+        let Some(original) = attribute(body, TUPLE_ORIGINAL) else { continue };
+        let flow = read_flow(original, body, protocol);
+        if !flow.is_some_and(|flow| stale(&flow)) {
+            continue;
+        }
+        let mut target = Attributes::default();
+        target.nest(TUPLE_ORIGINAL, |tuple| tuple.append(original));
+        if let Some(zone) = attribute(body, ZONE) {
+            target.bytes(ZONE, zone);
+        }
+        match socket.apply(&[message("forgetting a tracked flow", (DELETE, 0), family, target)]) {
+            Err(error) if !error.is_missing() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn message(what: &str, (kind, flags): (u16, u16), family: u8, attributes: Attributes) -> Message {
+    let mut body = vec![family, 0, 0, 0];
+    body.extend(attributes.into_bytes());
+    Message { what: what.to_owned(), kind: SUBSYSTEM << 8 | kind, flags, body, tolerated: None }
+}
+
+fn read_flow(original: &[u8], body: &[u8], protocol: u8) -> Option<Flow> {
+    let proto = attribute(original, 2)?;
+    if attribute(proto, 1)? != [protocol] {
+        return None;
+    }
+    let port = u16::from_be_bytes(attribute(proto, 3)?.try_into().ok()?);
+    let source = attribute(attribute(body, TUPLE_REPLY)?, 1)?;
+    let four = attribute(source, 1).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()).map(IpAddr::from);
+    let six = attribute(source, 3).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok()).map(IpAddr::from);
+    Some(Flow { port, answers: four.or(six)? })
+}

@@ -1,0 +1,19 @@
+//! The kernel's network state: links, addresses, routes, namespaces, nf_tables, sysctls.
+//!
+//! Owns netlink and every other side effect on the network. Knows nothing of CNI configurations.
+
+pub mod addr;
+#[allow(unsafe_code)]
+pub mod background;
+pub mod conntrack;
+mod error;
+pub mod exec;
+pub mod link;
+pub mod netns;
+pub mod nft;
+pub mod route;
+#[allow(unsafe_code)]
+pub mod socket;
+pub mod sysctl;
+
+pub use error::{NetError, Refusal};

@@ -1,0 +1,351 @@
+//! An nf_tables transaction: everything in it happens, or nothing.
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
+
+use super::expression::{Expression, Verdict};
+use super::wire::{Attributes, comment};
+use crate::net::error::NetError;
+use crate::net::socket::{Message, Socket};
+
+/// NFPROTO_INET: tables that see both IPv4 and IPv6.
+pub(super) const FAMILY: u8 = 1;
+const SUBSYSTEM: u16 = 10;
+const BATCH_BEGIN: u16 = 16;
+const BATCH_END: u16 = 17;
+
+/// Message numbers of nf_tables.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    NewTable = 0,
+    DelTable = 2,
+    NewChain = 3,
+    GetChain = 4,
+    NewRule = 6,
+    GetRule = 7,
+    DelRule = 8,
+    NewSet = 9,
+    NewElement = 12,
+    GetElement = 13,
+    DelElement = 14,
+    GetGeneration = 16,
+}
+
+/// Changes to one table.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    table: &'static str,
+    messages: Vec<Message>,
+    sets: u32,
+}
+
+/// A named map from keys to values or verdicts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Map {
+    /// Name.
+    pub name: &'static str,
+    /// The key's parts.
+    pub key: &'static [Field],
+    /// The parts of what is found.
+    pub data: &'static [Field],
+}
+
+/// A part of a key or value; each starts on a 4-byte boundary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    /// IPv4 address.
+    Ipv4,
+    /// IPv6 address.
+    Ipv6,
+    /// Transport protocol.
+    Protocol,
+    /// Port.
+    Port,
+    /// What becomes of the packet.
+    Verdict,
+}
+
+/// A chain of rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Name.
+    pub name: String,
+    /// Where the kernel calls it; only jumped to where absent.
+    pub hook: Option<Hook>,
+}
+
+/// Where the kernel calls a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hook {
+    /// `filter` or `nat`.
+    pub kind: &'static str,
+    /// NF_INET_PRE_ROUTING 0, LOCAL_IN 1, FORWARD 2, LOCAL_OUT 3, POST_ROUTING 4.
+    pub number: u32,
+    /// Lower comes first.
+    pub priority: i32,
+}
+
+/// A rule with the comment it is recognised by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Shown by tools; unique in its table.
+    pub comment: String,
+    /// The steps.
+    pub steps: Vec<Expression>,
+}
+
+/// An entry of a map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    /// The key's bytes, each part padded to 4 bytes.
+    pub key: Vec<u8>,
+    /// What is found.
+    pub data: Data,
+    /// Owner tag.
+    pub owner: String,
+}
+
+/// What a map's entry holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Data {
+    /// Bytes, each part padded to 4 bytes.
+    Value(Vec<u8>),
+    /// A jump to a chain.
+    Jump(String),
+}
+
+impl Batch {
+    /// An empty transaction on `table`.
+    pub fn new(table: &'static str) -> Self {
+        Self { table, messages: Vec::new(), sets: 0 }
+    }
+
+    /// Whether nothing would change.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// How many changes it holds: the position of the next one.
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Makes the table if it is not there.
+    pub fn add_table(&mut self) {
+        let mut body = Attributes::default();
+        body.text(1, self.table);
+        self.push("creating nf_tables table".to_owned(), Kind::NewTable, NLM_F_CREATE, body);
+    }
+
+    /// Removes the table with all that is in it.
+    pub fn delete_table(&mut self) {
+        let mut body = Attributes::default();
+        body.text(1, self.table);
+        self.push("removing nf_tables table".to_owned(), Kind::DelTable, 0, body);
+    }
+
+    /// Makes a map if it is not there.
+    pub fn add_map(&mut self, map: &Map) {
+        const IS_MAP: u32 = 0x8;
+        self.sets += 1;
+        let mut body = Attributes::default();
+        body.text(1, self.table).text(2, map.name).number(3, IS_MAP);
+        body.number(4, datatype(map.key)).number(5, length(map.key));
+        body.number(6, datatype(map.data)).number(7, length(map.data)).number(10, self.sets);
+        self.push(format!("creating map {} of nf_tables table", map.name), Kind::NewSet, NLM_F_CREATE, body);
+    }
+
+    /// Makes a chain; with NLM_F_EXCL in `flags` it must be new.
+    pub fn add_chain(&mut self, chain: &Chain, flags: u16) {
+        let mut body = Attributes::default();
+        body.text(1, self.table).text(3, &chain.name);
+        if let Some(hook) = chain.hook {
+            body.nest(4, |inner| {
+                inner.number(1, hook.number).number(2, hook.priority as u32);
+            });
+            body.text(7, hook.kind);
+        }
+        let what = format!("creating chain {} of nf_tables table", chain.name);
+        self.push(what, Kind::NewChain, NLM_F_CREATE | flags, body);
+    }
+
+    /// Removes every rule of a chain.
+    pub fn flush_chain(&mut self, chain: &str) {
+        let mut body = Attributes::default();
+        body.text(1, self.table).text(2, chain);
+        self.push(format!("emptying chain {chain} of nf_tables table"), Kind::DelRule, 0, body);
+    }
+
+    /// Adds a rule at the end of a chain.
+    pub fn add_rule(&mut self, chain: &str, rule: &Rule) {
+        let mut body = Attributes::default();
+        body.text(1, self.table).text(2, chain);
+        body.nest(4, |list| {
+            for step in &rule.steps {
+                list.nest(1, |element| step.encode(element));
+            }
+        });
+        body.bytes(7, &comment(&rule.comment));
+        let what = format!("adding rule {:?} to chain {chain} of nf_tables table", rule.comment);
+        self.push(what, Kind::NewRule, NLM_F_CREATE | NLM_F_APPEND, body);
+    }
+
+    /// Adds an element whose key must be free.
+    pub fn add_element(&mut self, map: &str, element: &Element) {
+        let mut body = Attributes::default();
+        body.text(1, self.table).text(2, map);
+        body.nest(3, |list| {
+            list.nest(1, |entry| {
+                entry.nest(1, |key| {
+                    key.bytes(1, &element.key);
+                });
+                entry.nest(2, |data| match &element.data {
+                    Data::Value(value) => {
+                        data.bytes(1, value);
+                    }
+                    Data::Jump(chain) => {
+                        data.nest(2, |inner| Verdict::Jump(chain.clone()).encode(inner));
+                    }
+                });
+                entry.bytes(6, &comment(&element.owner));
+            });
+        });
+        let what = format!("adding an element to map {map} of nf_tables table");
+        self.push(what, Kind::NewElement, NLM_F_CREATE | NLM_F_EXCL, body);
+    }
+
+    /// Removes the element with `key`.
+    pub fn delete_element(&mut self, map: &str, key: &[u8]) {
+        let body = element_key(self.table, map, key);
+        let what = format!("removing an element of map {map} of nf_tables table");
+        self.push(what, Kind::DelElement, 0, body);
+    }
+
+    /// Commits. With `generation`, only if nothing in nf_tables changed since it was read (else ERESTART).
+    ///
+    /// # Errors
+    /// [`NetError::Refused`] with the position of the first refused change.
+    pub fn commit(self, socket: &mut Socket, generation: Option<u32>) -> Result<(), NetError> {
+        let Some(last) = self.messages.len().checked_sub(1) else { return Ok(()) };
+        let mut begin = Attributes::default();
+        if let Some(generation) = generation {
+            begin.number(1, generation);
+        }
+        let what = format!("changing nf_tables table {}", self.table);
+        let bracket = |kind: u16, attributes: Attributes| Message {
+            what: what.clone(),
+            kind,
+            flags: 0,
+            body: with_header(0, SUBSYSTEM, attributes),
+            tolerated: None,
+        };
+        let mut messages = vec![bracket(BATCH_BEGIN, begin)];
+        messages.extend(self.messages);
+        messages[last + 1].flags |= NLM_F_ACK;
+        messages.push(bracket(BATCH_END, Attributes::default()));
+        socket.transact(&messages, last + 1).map_err(|error| match error {
+            NetError::Refused { what, position, refusal } => {
+                NetError::Refused { what, position: position.saturating_sub(1), refusal }
+            }
+            other => other,
+        })
+    }
+
+    fn push(&mut self, what: String, kind: Kind, flags: u16, body: Attributes) {
+        let what = format!("{what} {}", self.table);
+        self.messages.push(message(what, kind, flags, body));
+    }
+}
+
+/// An nf_tables message.
+pub(super) fn message(what: String, kind: Kind, flags: u16, body: Attributes) -> Message {
+    Message {
+        what,
+        kind: SUBSYSTEM << 8 | kind as u16,
+        flags,
+        body: with_header(FAMILY, 0, body),
+        tolerated: None,
+    }
+}
+
+/// The attributes that name one element by its key.
+pub(super) fn element_key(table: &str, map: &str, key: &[u8]) -> Attributes {
+    let mut body = Attributes::default();
+    body.text(1, table).text(2, map);
+    body.nest(3, |list| {
+        list.nest(1, |entry| {
+            entry.nest(1, |data| {
+                data.bytes(1, key);
+            });
+        });
+    });
+    body
+}
+
+fn with_header(family: u8, resource: u16, attributes: Attributes) -> Vec<u8> {
+    let [high, low] = resource.to_be_bytes();
+    let mut body = vec![family, 0, high, low];
+    body.extend(attributes.into_bytes());
+    body
+}
+
+/// The number by which tools know how to show a key: 6 bits for each part.
+fn datatype(fields: &[Field]) -> u32 {
+    fields.iter().fold(0, |number, field| match field {
+        Field::Verdict => 0xffff_ff00,
+        Field::Ipv4 => number << 6 | 7,
+        Field::Ipv6 => number << 6 | 8,
+        Field::Protocol => number << 6 | 12,
+        Field::Port => number << 6 | 13,
+    })
+}
+
+fn length(fields: &[Field]) -> u32 {
+    let of = |field: &Field| match field {
+        Field::Ipv4 => 4,
+        Field::Ipv6 => 16,
+        Field::Protocol => 1,
+        Field::Port => 2,
+        Field::Verdict => 0,
+    };
+    match fields {
+        [single] => of(single),
+        parts => parts.iter().map(|field| of(field).next_multiple_of(4)).sum(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_padded_and_typed() {
+        let check = |fields: &[Field], kind: u32, bytes: u32| {
+            assert_eq!((datatype(fields), length(fields)), (kind, bytes), "{fields:?}");
+        };
+        check(&[Field::Ipv4], 7, 4);
+        check(&[Field::Protocol, Field::Port], 12 << 6 | 13, 8);
+        check(&[Field::Ipv6, Field::Protocol, Field::Port], (8 << 6 | 12) << 6 | 13, 24);
+        check(&[Field::Verdict], 0xffff_ff00, 0);
+    }
+
+    #[test]
+    fn an_element_carries_its_owner() {
+        let mut batch = Batch::new("t");
+        let element = Element {
+            key: vec![10, 0, 0, 2],
+            data: Data::Value(vec![6, 0, 0, 0]),
+            owner: "n/c/eth0".to_owned(),
+        };
+        batch.add_element("m", &element);
+        let message = &batch.messages[0];
+        assert_eq!(message.kind, 0x0a0c);
+        assert_eq!(message.flags, NLM_F_CREATE | NLM_F_EXCL);
+        let hex: String = message.body.iter().map(|byte| format!("{byte:02x}")).collect();
+        let expect = "01000000\
+            0600010074000000060002006d000000\
+            300003802c0001800c000180080001000a0000020c0002800800010006000000\
+            0f00060000096e2f632f6574683000";
+        // The last attribute is padded to 4 bytes.
+        assert_eq!(hex, format!("{expect}00"));
+    }
+}

@@ -1,0 +1,16 @@
+//! nf_tables over netlink: what is needed to keep tables whose map elements belong to attachments.
+//!
+//! - [`Table`]: a table as it should be; elements come and go with their owners
+//! - [`Batch`]: an atomic transaction
+//! - [`Expression`]: what rules are made of
+
+mod batch;
+mod expression;
+mod query;
+mod table;
+pub(crate) mod wire;
+
+pub use batch::{Batch, Chain, Data, Element, Field, Hook, Map, Rule};
+pub use expression::{Expression, HeaderField, Meta, Verdict};
+pub use query::{chain_exists, element, elements, generation, rules};
+pub use table::{Conflict, InsertError, OnDemand, Table};

@@ -1,0 +1,263 @@
+//! A table as it should be, whose elements belong to owners.
+//!
+//! Adding elements is one batch of elements only, unless the table is not there: that is asked before, because a
+//! refused batch costs the kernel 10 ms. Removing an owner's last elements removes the table, unless anything else
+//! changed in between.
+
+use netlink_packet_core::NLM_F_EXCL;
+use rustix::io::Errno;
+
+use super::batch::{Batch, Chain, Data, Element, Map, Rule};
+use super::query::{chain_exists, element, elements, generation, rules};
+use crate::net::error::NetError;
+use crate::net::socket::Socket;
+
+/// How often a change is tried again when others change nf_tables meanwhile.
+const ATTEMPTS: usize = 16;
+
+/// The fixed part of a table.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// Name; family inet.
+    pub name: &'static str,
+    /// Its maps.
+    pub maps: Vec<Map>,
+    /// Its chains with their rules, those that are jumped to first.
+    pub chains: Vec<(Chain, Vec<Rule>)>,
+}
+
+/// A chain that elements jump to, made with the first of them. Its name says all that is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnDemand {
+    /// Name.
+    pub chain: String,
+    /// Its rules.
+    pub rules: Vec<Rule>,
+    /// A rule that goes with it at the end of a fixed chain.
+    pub beside: Option<(&'static str, Rule)>,
+}
+
+/// What to do when an element's key is taken by another owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conflict {
+    /// Refuse, naming the holder.
+    Refuse,
+    /// Take over: whoever holds the key has lost the right to it.
+    Replace,
+}
+
+/// Elements that were removed, with the names of their maps.
+pub type Removed = Vec<(&'static str, Element)>;
+
+/// Why elements were not added.
+#[derive(Debug, thiserror::Error)]
+pub enum InsertError {
+    /// The key of an element is taken.
+    #[error("element {position} is held by {holder}")]
+    Held {
+        /// Which of the elements.
+        position: usize,
+        /// The holder's owner tag.
+        holder: String,
+    },
+    /// Netlink.
+    #[error(transparent)]
+    Net(#[from] NetError),
+}
+
+impl Table {
+    /// Adds elements in one transaction.
+    ///
+    /// # Errors
+    /// [`InsertError::Held`] where the key of an element is held by another owner and must not be taken over.
+    pub fn insert(
+        &self,
+        socket: &mut Socket,
+        wanted: &[(&'static str, Element, Conflict)],
+        chains: &[OnDemand],
+    ) -> Result<(), InsertError> {
+        let mut declare = !self.is_declared(socket, chains)?;
+        let mut stale: Vec<(&'static str, Vec<u8>)> = Vec::new();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut batch = Batch::new(self.name);
+            if declare {
+                self.declare(socket, &mut batch, chains)?;
+            }
+            for (map, key) in &stale {
+                batch.delete_element(map, key);
+            }
+            let first_element = batch.len();
+            for (map, element, _) in wanted {
+                batch.add_element(map, element);
+            }
+            match batch.commit(socket, None) {
+                Ok(()) => return Ok(()),
+                Err(error) if tries == ATTEMPTS => return Err(error.into()),
+                Err(NetError::Refused { position, refusal, .. })
+                    if refusal.errno == Errno::EXIST && position >= first_element =>
+                {
+                    stale = self.stale(socket, wanted)?;
+                }
+                // A chain on demand appeared meanwhile: without declaring it, then.
+                Err(error) if error.is_exists() => declare = false,
+                Err(error) if error.is_missing() => (declare, stale) = (true, Vec::new()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Makes the fixed part, or makes it whole again.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn ensure(&self, socket: &mut Socket) -> Result<(), NetError> {
+        let mut batch = Batch::new(self.name);
+        self.declare(socket, &mut batch, &[])?;
+        batch.commit(socket, None)
+    }
+
+    /// Removes every element whose owner `gone` names, and the table with the last one; returns them with the
+    /// names of their maps.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn remove(&self, socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<Removed, NetError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let seen = generation(socket)?;
+            let (mut batch, mut left, mut removed) = (Batch::new(self.name), 0, Vec::new());
+            for map in &self.maps {
+                let Some(found) = elements(socket, self.name, map.name)? else { break };
+                for element in found {
+                    if gone(&element.owner) {
+                        batch.delete_element(map.name, &element.key);
+                        removed.push((map.name, element));
+                    } else {
+                        left += 1;
+                    }
+                }
+            }
+            if batch.is_empty() {
+                return Ok(removed);
+            }
+            if left == 0 && tries < ATTEMPTS {
+                batch = Batch::new(self.name);
+                batch.delete_table();
+            }
+            // Without the table's removal nothing depends on what others did meanwhile.
+            let generation = (left == 0 && tries < ATTEMPTS).then_some(seen);
+            match batch.commit(socket, generation) {
+                Err(error) if tries < ATTEMPTS && is_race(&error) => continue,
+                Err(error) if error.is_missing() => return Ok(removed),
+                other => return other.map(|()| removed),
+            }
+        }
+    }
+
+    /// What is missing or different, in words; `None` when all is in place.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn damage(
+        &self,
+        socket: &mut Socket,
+        wanted: &[(&'static str, Element)],
+        chains: &[OnDemand],
+    ) -> Result<Option<String>, NetError> {
+        let found = rules(socket, self.name)?;
+        let fixed =
+            self.chains.iter().flat_map(|(chain, rules)| rules.iter().map(|rule| (&chain.name[..], rule)));
+        let own = chains.iter().flat_map(|chain| chain.rules.iter().map(|rule| (&chain.chain[..], rule)));
+        let beside =
+            chains.iter().filter_map(|chain| chain.beside.as_ref()).map(|(chain, rule)| (*chain, rule));
+        for (chain, rule) in fixed.chain(own).chain(beside) {
+            if !found.iter().any(|(at, comment)| at == chain && *comment == rule.comment) {
+                return Ok(Some(format!("rule {:?} of chain {chain} is missing", rule.comment)));
+            }
+        }
+        for (map, expected) in wanted {
+            match element(socket, self.name, map, &expected.key)? {
+                None => return Ok(Some(format!("an element of map {map} is missing"))),
+                Some(found) if found != *expected => {
+                    return Ok(Some(format!(
+                        "an element of map {map} belongs to {:?} or differs",
+                        found.owner
+                    )));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the chains that elements jump to are there; where there are none, the last fixed one.
+    fn is_declared(&self, socket: &mut Socket, chains: &[OnDemand]) -> Result<bool, NetError> {
+        let fixed = self.chains.last().filter(|_| chains.is_empty()).map(|(chain, _)| chain.name.as_str());
+        for chain in fixed.into_iter().chain(chains.iter().map(|chain| chain.chain.as_str())) {
+            if !chain_exists(socket, self.name, chain)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn declare(&self, socket: &mut Socket, batch: &mut Batch, chains: &[OnDemand]) -> Result<(), NetError> {
+        batch.add_table();
+        for map in &self.maps {
+            batch.add_map(map);
+        }
+        for (chain, rules) in &self.chains {
+            batch.add_chain(chain, 0);
+            // A chain without rules of its own collects those that come beside chains on demand.
+            if !rules.is_empty() {
+                batch.flush_chain(&chain.name);
+            }
+            rules.iter().for_each(|rule| batch.add_rule(&chain.name, rule));
+        }
+        for on_demand in chains {
+            if chain_exists(socket, self.name, &on_demand.chain)? {
+                continue;
+            }
+            let chain = Chain { name: on_demand.chain.clone(), hook: None };
+            batch.add_chain(&chain, NLM_F_EXCL);
+            on_demand.rules.iter().for_each(|rule| batch.add_rule(&chain.name, rule));
+            if let Some((chain, rule)) = &on_demand.beside {
+                batch.add_rule(chain, rule);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys that must be freed first: taken over, or left by an earlier attempt of the same owner.
+    fn stale(
+        &self,
+        socket: &mut Socket,
+        wanted: &[(&'static str, Element, Conflict)],
+    ) -> Result<Vec<(&'static str, Vec<u8>)>, InsertError> {
+        let mut stale = Vec::new();
+        for (position, (map, wanted, conflict)) in wanted.iter().enumerate() {
+            let Some(found) = element(socket, self.name, map, &wanted.key)? else { continue };
+            if found.owner != wanted.owner && *conflict == Conflict::Refuse {
+                return Err(InsertError::Held { position, holder: found.owner });
+            }
+            stale.push((*map, found.key));
+        }
+        Ok(stale)
+    }
+}
+
+/// Whether another transaction came between reading and committing.
+fn is_race(error: &NetError) -> bool {
+    const ERESTART: i32 = 85;
+    error.is_missing() || error.errno().is_some_and(|errno| errno.raw_os_error() == ERESTART)
+}
+
+impl Element {
+    /// An element that jumps to `chain`.
+    pub fn jump(key: Vec<u8>, chain: &str, owner: &str) -> Self {
+        Self { key, data: Data::Jump(chain.to_owned()), owner: owner.to_owned() }
+    }
+}

@@ -1,0 +1,134 @@
+//! Routes.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+    RouteType,
+};
+
+use super::addr::family;
+use super::error::NetError;
+use super::link::Link;
+use super::socket::{Message, Socket, decode};
+
+/// A unicast route through a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Destination.
+    pub dst: IpNet,
+    /// Next hop; on-link where absent.
+    pub gateway: Option<IpAddr>,
+    /// Path MTU in bytes.
+    pub mtu: Option<u32>,
+    /// Largest TCP segment to advertise, in bytes.
+    pub advmss: Option<u32>,
+    /// Metric.
+    pub priority: Option<u32>,
+    /// Table; main where absent.
+    pub table: Option<u32>,
+    /// Scope; link or universe, as the next hop suggests, where absent.
+    pub scope: Option<u8>,
+}
+
+/// The change that adds `route` through `link`.
+pub fn add(link: &Link, route: &Route) -> Message {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: family(route.dst.addr()),
+        destination_prefix_length: route.dst.prefix_len(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Static,
+        kind: RouteType::Unicast,
+        scope: route.scope.map(RouteScope::from).unwrap_or(match route.gateway {
+            Some(_) => RouteScope::Universe,
+            None => RouteScope::Link,
+        }),
+        ..RouteHeader::default()
+    };
+    let attributes = &mut message.attributes;
+    if route.dst.prefix_len() > 0 {
+        attributes.push(RouteAttribute::Destination(RouteAddress::from(route.dst.network())));
+    }
+    attributes.push(RouteAttribute::Oif(link.index));
+    attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(RouteAddress::from(gateway))));
+    attributes.extend(route.priority.map(RouteAttribute::Priority));
+    attributes.extend(route.table.map(RouteAttribute::Table));
+    let metrics: Vec<RouteMetric> = [route.mtu.map(RouteMetric::Mtu), route.advmss.map(RouteMetric::Advmss)]
+        .into_iter()
+        .flatten()
+        .collect();
+    if !metrics.is_empty() {
+        attributes.push(RouteAttribute::Metrics(metrics));
+    }
+    let what = format!("adding a route to {} through link {}", route.dst, link.name);
+    Message::route(what, NLM_F_CREATE | NLM_F_EXCL, &RouteNetlinkMessage::NewRoute(message))
+}
+
+/// Destination and next hop of the unicast routes through `link`, in every table.
+///
+/// # Errors
+/// [`NetError`].
+pub fn list(
+    socket: &mut Socket,
+    link: &Link,
+    like: IpAddr,
+) -> Result<Vec<(IpNet, Option<IpAddr>)>, NetError> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = family(like);
+    query.attributes.push(RouteAttribute::Oif(link.index));
+    let what = format!("listing the routes through link {}", link.name);
+    let question = Message::route(what, NLM_F_DUMP, &RouteNetlinkMessage::GetRoute(query));
+    let mut found = Vec::new();
+    for answer in socket.ask(&question)? {
+        let message: RouteMessage = decode(&answer, &question.what)?;
+        if message.header.kind == RouteType::Unicast && attribute_oif(&message) == Some(link.index) {
+            found.push((destination(&message, like), gateway(&message)));
+        }
+    }
+    Ok(found)
+}
+
+/// Index of the link through which packets to `address` leave.
+///
+/// # Errors
+/// [`NetError`].
+pub fn link_to(socket: &mut Socket, address: IpAddr) -> Result<Option<u32>, NetError> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = family(address);
+    query.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+    query.attributes.push(RouteAttribute::Destination(RouteAddress::from(address)));
+    let what = format!("looking up the route to {address}");
+    let question = Message::route(what, 0, &RouteNetlinkMessage::GetRoute(query));
+    let answers = socket.ask(&question)?;
+    let Some(answer) = answers.first() else { return Ok(None) };
+    Ok(attribute_oif(&decode(answer, &question.what)?))
+}
+
+fn attribute_oif(message: &RouteMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+fn destination(message: &RouteMessage, like: IpAddr) -> IpNet {
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::from(*address)),
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::from(*address)),
+        _ => None,
+    });
+    let zero = if like.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    IpNet::new(address.unwrap_or(zero), message.header.destination_prefix_length).unwrap_or(IpNet::from(zero))
+}
+
+fn gateway(message: &RouteMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(address)) => Some(IpAddr::from(*address)),
+        RouteAttribute::Gateway(RouteAddress::Inet6(address)) => Some(IpAddr::from(*address)),
+        _ => None,
+    })
+}

@@ -1,0 +1,48 @@
+//! bridge: pods on a Linux bridge of the host.
+
+mod attach;
+mod check;
+mod conf;
+mod detach;
+mod switch;
+
+use std::path::Path;
+
+use proto::cni::{Attachment, CniError, CniResult, Plugin, Request};
+
+use super::open_netns;
+use crate::ipam;
+use conf::BridgeConf;
+
+/// The plugin.
+#[derive(Debug, Clone, Copy)]
+pub struct Bridge;
+
+impl Plugin for Bridge {
+    fn name(&self) -> &'static str {
+        "bridge"
+    }
+
+    fn add(&self, request: &Request, attachment: &Attachment, netns: &Path) -> Result<CniResult, CniError> {
+        let conf = BridgeConf::parse(request)?;
+        attach::add(request, &conf, attachment, &open_netns(request, netns)?)
+    }
+
+    fn del(&self, request: &Request, attachment: &Attachment, netns: Option<&Path>) -> Result<(), CniError> {
+        detach::del(request, attachment, netns)
+    }
+
+    fn check(&self, request: &Request, attachment: &Attachment, netns: &Path) -> Result<(), CniError> {
+        let conf = BridgeConf::parse(request)?;
+        check::check(request, &conf, attachment, &open_netns(request, netns)?)
+    }
+
+    fn gc(&self, request: &Request) -> Result<(), CniError> {
+        detach::gc(request)
+    }
+
+    fn status(&self, request: &Request) -> Result<(), CniError> {
+        let conf = BridgeConf::parse(request)?;
+        if conf.has_ipam { ipam::status(request) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,158 @@
+//! `ipMasq`: what pods send out of their networks leaves with the host's address; what they send to each other,
+//! within a network or from one masqueraded network to another, keeps its source.
+//!
+//! Table inet `berth_masquerade`: the maps `pods4` and `pods6` send each pod's packets to the chain of its subnet;
+//! the chain `inside` knows all such subnets.
+
+use ipnet::IpNet;
+use proto::cni::{Attachment, NetworkName};
+
+use crate::net::NetError;
+use crate::net::nft::{
+    Chain, Conflict, Element, Expression, Field, HeaderField, Hook, InsertError, Map, Meta, OnDemand, Rule,
+    Table, Verdict,
+};
+use crate::net::socket::Socket;
+use crate::owner::{Owner, is_stale};
+
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+
+/// Masquerades what the owner sends from `addresses`.
+///
+/// # Errors
+/// [`NetError`].
+pub fn add(socket: &mut Socket, owner: &Owner, addresses: &[IpNet]) -> Result<(), NetError> {
+    let elements: Vec<_> = entries(owner, addresses)
+        .into_iter()
+        .map(|(map, element)| (map, element, Conflict::Replace))
+        .collect();
+    match table().insert(socket, &elements, &chains(addresses)) {
+        Ok(()) | Err(InsertError::Held { .. }) => Ok(()),
+        Err(InsertError::Net(error)) => Err(error),
+    }
+}
+
+/// Forgets everything of the owner.
+///
+/// # Errors
+/// [`NetError`].
+pub fn remove(socket: &mut Socket, owner: &Owner) -> Result<(), NetError> {
+    table().remove(socket, &|tag| tag == owner.tag()).map(|_| ())
+}
+
+/// Forgets everything of the network that belongs to no valid attachment.
+///
+/// # Errors
+/// [`NetError`].
+pub fn gc(socket: &mut Socket, network: &NetworkName, valid: &[Attachment]) -> Result<(), NetError> {
+    table().remove(socket, &|tag| is_stale(tag, network, valid)).map(|_| ())
+}
+
+/// What is missing, in words.
+///
+/// # Errors
+/// [`NetError`].
+pub fn damage(socket: &mut Socket, owner: &Owner, addresses: &[IpNet]) -> Result<Option<String>, NetError> {
+    table().damage(socket, &entries(owner, addresses), &chains(addresses))
+}
+
+fn entries(owner: &Owner, addresses: &[IpNet]) -> Vec<(&'static str, Element)> {
+    let entry = |address: &IpNet| {
+        let (map, key) = match address {
+            IpNet::V4(v4) => ("pods4", v4.addr().octets().to_vec()),
+            IpNet::V6(v6) => ("pods6", v6.addr().octets().to_vec()),
+        };
+        (map, Element::jump(key, &leaving(address), owner.tag()))
+    };
+    addresses.iter().map(entry).collect()
+}
+
+fn chains(addresses: &[IpNet]) -> Vec<OnDemand> {
+    let mut chains: Vec<OnDemand> = Vec::new();
+    for address in addresses {
+        let chain = leaving(address);
+        if chains.iter().any(|known| known.chain == chain) {
+            continue;
+        }
+        let multicast: IpNet = match address {
+            IpNet::V4(_) => IpNet::V4(ipnet::Ipv4Net::new_assert([224, 0, 0, 0].into(), 4)),
+            IpNet::V6(_) => IpNet::V6(ipnet::Ipv6Net::new_assert([0xff00, 0, 0, 0, 0, 0, 0, 0].into(), 8)),
+        };
+        let rule = |comment: String, mut steps: Vec<Expression>, last: Expression| {
+            steps.push(last);
+            Rule { comment, steps }
+        };
+        let accept = Expression::Verdict(Verdict::Accept);
+        let inside = Expression::Verdict(Verdict::Jump("inside".to_owned()));
+        chains.push(OnDemand {
+            rules: vec![
+                rule(format!("{chain}: other pods"), Vec::new(), inside),
+                rule(format!("{chain}: multicast"), to_subnet(&multicast), accept.clone()),
+                rule(format!("{chain}: outside"), Vec::new(), Expression::Masquerade),
+            ],
+            beside: Some(("inside", rule(format!("inside {}", address.trunc()), to_subnet(address), accept))),
+            chain,
+        });
+    }
+    chains
+}
+
+/// Name of the chain for packets from a subnet; tools do not accept colons in names.
+fn leaving(address: &IpNet) -> String {
+    format!("leaving_{}", address.trunc()).replace(':', "-")
+}
+
+/// Goes on only for packets to `subnet`.
+fn to_subnet(subnet: &IpNet) -> Vec<Expression> {
+    let field = if subnet.addr().is_ipv4() { HeaderField::Destination4 } else { HeaderField::Destination6 };
+    matches(subnet, field)
+}
+
+/// Goes on only if the address in `field` lies in `subnet`.
+pub(super) fn matches(subnet: &IpNet, field: HeaderField) -> Vec<Expression> {
+    let (family, network, mask) = match subnet {
+        IpNet::V4(v4) => (NFPROTO_IPV4, v4.network().octets().to_vec(), v4.netmask().octets().to_vec()),
+        IpNet::V6(v6) => (NFPROTO_IPV6, v6.network().octets().to_vec(), v6.netmask().octets().to_vec()),
+    };
+    let mut steps = of_family(family);
+    steps.extend([
+        Expression::Payload(field, 0),
+        Expression::And { register: 0, mask },
+        Expression::Equal(0, network),
+    ]);
+    steps
+}
+
+/// Goes on only for packets of an address family.
+pub(super) fn of_family(family: u8) -> Vec<Expression> {
+    vec![Expression::Meta(Meta::Family, 0), Expression::Equal(0, vec![family])]
+}
+
+fn table() -> Table {
+    let by_source = |name: &'static str, family: u8, field: HeaderField| {
+        let mut steps = of_family(family);
+        steps.push(Expression::Payload(field, 0));
+        steps.push(Expression::Decide { map: name.to_owned(), key: 0 });
+        Rule { comment: format!("what {name} send"), steps }
+    };
+    let postrouting =
+        Chain { name: "postrouting".to_owned(), hook: Some(Hook { kind: "nat", number: 4, priority: 100 }) };
+    Table {
+        name: "berth_masquerade",
+        maps: vec![
+            Map { name: "pods4", key: &[Field::Ipv4], data: &[Field::Verdict] },
+            Map { name: "pods6", key: &[Field::Ipv6], data: &[Field::Verdict] },
+        ],
+        chains: vec![
+            (Chain { name: "inside".to_owned(), hook: None }, Vec::new()),
+            (
+                postrouting,
+                vec![
+                    by_source("pods4", NFPROTO_IPV4, HeaderField::Source4),
+                    by_source("pods6", NFPROTO_IPV6, HeaderField::Source6),
+                ],
+            ),
+        ],
+    }
+}

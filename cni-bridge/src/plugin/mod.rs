@@ -1,0 +1,87 @@
+//! The plugins: configuration in, kernel state and result out.
+
+pub mod bridge;
+pub mod loopback;
+mod masquerade;
+pub mod portmap;
+
+use std::path::Path;
+
+use proto::cni::plugin::OwnNetns;
+use proto::cni::{CniError, ErrorCode, Plugin, Request};
+
+use crate::ipam::host_local::HostLocal;
+use crate::net::NetError;
+use crate::net::netns::{NetNs, NetNsError};
+
+/// Every plugin in this program.
+pub const ALL: [&(dyn Plugin + Sync); 4] =
+    [&bridge::Bridge, &HostLocal, &loopback::Loopback, &portmap::PortMap];
+
+/// The plugin with the reference's name `name`.
+pub fn named(name: &str) -> Option<&'static (dyn Plugin + Sync)> {
+    ALL.into_iter().find(|plugin| plugin.name() == name)
+}
+
+/// Opens CNI_NETNS for ADD and CHECK, where it must be there and not be our own.
+fn open_netns(request: &Request, path: &Path) -> Result<NetNs, CniError> {
+    let netns = NetNs::open(path)?;
+    if request.own_netns == OwnNetns::Refused && netns.is_own()? {
+        let msg = format!("CNI_NETNS {} is the namespace that the plugin runs in", path.display());
+        return Err(CniError::new(ErrorCode::INVALID_NETNS, msg));
+    }
+    Ok(netns)
+}
+
+/// A failed CHECK.
+fn damaged(what: impl Into<String>) -> CniError {
+    CniError::new(ErrorCode::PLUGIN, what)
+}
+
+/// The first error of a teardown that ran all its steps, with the others in its details.
+fn collect(outcomes: impl IntoIterator<Item = Result<(), CniError>>) -> Result<(), CniError> {
+    let mut errors = outcomes.into_iter().filter_map(Result::err);
+    let Some(mut first) = errors.next() else { return Ok(()) };
+    for error in errors {
+        if !first.details.is_empty() {
+            first.details.push_str("; ");
+        }
+        first.details.push_str(&error.to_string());
+    }
+    Err(first)
+}
+
+impl From<NetError> for CniError {
+    fn from(error: NetError) -> Self {
+        Self::from_error(ErrorCode::PLUGIN, &error)
+    }
+}
+
+impl From<NetNsError> for CniError {
+    fn from(error: NetNsError) -> Self {
+        let bare = Self::from_error(ErrorCode::INVALID_NETNS, &error);
+        Self { msg: format!("CNI_NETNS: {}", bare.msg), ..bare }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn teardown_reports_everything() {
+        let fail = |msg: &str| Err(CniError::new(ErrorCode(100), msg));
+        assert_eq!(collect([Ok(()), Ok(())]), Ok(()));
+        let error = collect([fail("a"), Ok(()), fail("b"), fail("c")]).unwrap_err();
+        assert_eq!(error.to_string(), "a: b; c");
+    }
+
+    #[test]
+    fn each_cause_is_told_once() {
+        let error = NetNs::open(Path::new("/absent")).unwrap_err();
+        assert_eq!(CniError::from(error).to_string(), "CNI_NETNS: network namespace /absent does not exist");
+        let error = crate::net::sysctl::get("absent").unwrap_err();
+        let expect = "reading /proc/sys/net/absent: No such file or directory (os error 2)";
+        assert_eq!(CniError::from(error).to_string(), expect);
+    }
+}

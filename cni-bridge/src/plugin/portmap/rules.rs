@@ -1,0 +1,248 @@
+//! The nf_tables side of published ports.
+//!
+//! Table inet `berth_portmap`: packets to an address of this host are looked up by protocol and port, first with
+//! their destination address (`addrs4`, `addrs6`), then without (`ports4`, `ports6`), and sent to the pod that is
+//! found. `pods4` and `pods6` lead from a pod to the chain that rewrites sources which could not be answered.
+//!
+//! Table inet `berth_localnet`: routing packets from 127.0.0.1 to a pod needs `route_localnet` on the link to it,
+//! which would also let pods reach what listens on the host's loopback only. Its rules forbid that, and stay as long
+//! as the setting does, beyond the last published port.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::conf::{HostAddress, Mapping, Snat};
+use crate::net::nft::{
+    Chain, Conflict, Data, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table,
+    Verdict,
+};
+use crate::owner::Owner;
+use crate::plugin::masquerade::{matches, of_family};
+
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+const ROUTE_LOCAL: u32 = 2;
+const DESTINATION_NAT: u32 = 0x20;
+/// Index of `lo` in every network namespace.
+const LO: u32 = 1;
+
+/// The elements that publish `mappings` for a pod with `addresses`, with the mapping that each comes from.
+pub fn published(
+    owner: &Owner,
+    mappings: &[Mapping],
+    addresses: &[IpNet],
+) -> Vec<(&'static str, Element, usize)> {
+    let mut elements = Vec::new();
+    for (index, mapping) in mappings.iter().enumerate() {
+        for address in
+            addresses.iter().map(IpNet::addr).filter(|address| mapping.host.covers(address.is_ipv4()))
+        {
+            let (map, mut key) = match (mapping.host, address) {
+                (HostAddress::One(IpAddr::V4(host)), _) => ("addrs4", host.octets().to_vec()),
+                (HostAddress::One(IpAddr::V6(host)), _) => ("addrs6", host.octets().to_vec()),
+                (_, IpAddr::V4(_)) => ("ports4", Vec::new()),
+                (_, IpAddr::V6(_)) => ("ports6", Vec::new()),
+            };
+            key.extend(port_key(mapping));
+            let mut target = octets(address);
+            target.extend(mapping.container_port.to_be_bytes());
+            target.extend([0; 2]);
+            elements.push((
+                map,
+                Element { key, data: Data::Value(target), owner: owner.tag().to_owned() },
+                index,
+            ));
+        }
+    }
+    elements
+}
+
+/// The part of a key that every map of ports ends with: protocol and port.
+pub fn port_key(mapping: &Mapping) -> Vec<u8> {
+    let [high, low] = mapping.host_port.to_be_bytes();
+    vec![mapping.protocol as u8, 0, 0, 0, high, low, 0, 0]
+}
+
+/// The elements and chains that rewrite sources on the way to `addresses`.
+pub fn sources(
+    owner: &Owner,
+    snat: Snat,
+    addresses: &[IpNet],
+) -> (Vec<(&'static str, Element)>, Vec<OnDemand>) {
+    let chain = |address: &IpNet| match snat {
+        Snat::No => None,
+        Snat::All => Some(OnDemand {
+            chain: "masquerade_all".to_owned(),
+            rules: vec![Rule { comment: "everything".to_owned(), steps: vec![Expression::Masquerade] }],
+            beside: None,
+        }),
+        Snat::Needed => Some(from_subnet(address)),
+    };
+    let (mut elements, mut chains): (Vec<_>, Vec<OnDemand>) = (Vec::new(), Vec::new());
+    for address in addresses {
+        let Some(chain) = chain(address) else { continue };
+        let map = if address.addr().is_ipv4() { "pods4" } else { "pods6" };
+        elements.push((map, Element::jump(octets(address.addr()), &chain.chain, owner.tag())));
+        if !chains.contains(&chain) {
+            chains.push(chain);
+        }
+    }
+    (elements, chains)
+}
+
+/// With the policy for keys that are taken: a port is its holder's, but a pod's address is the pod's.
+pub fn wanted(
+    published: &[(&'static str, Element, usize)],
+    sources: &[(&'static str, Element)],
+) -> Vec<(&'static str, Element, Conflict)> {
+    let ports = published.iter().map(|(map, element, _)| (*map, element.clone(), Conflict::Refuse));
+    ports.chain(sources.iter().map(|(map, element)| (*map, element.clone(), Conflict::Replace))).collect()
+}
+
+/// Rewrites what comes from the pod's own subnet, whose answer would take the short way, and from the loopback.
+fn from_subnet(address: &IpNet) -> OnDemand {
+    let subnet = address.trunc();
+    let chain = format!("from_{subnet}").replace(':', "-");
+    let from = |comment: String, subnet: &IpNet, field: HeaderField| {
+        let mut steps = matches(subnet, field);
+        steps.push(Expression::Masquerade);
+        Rule { comment, steps }
+    };
+    let rules = match subnet {
+        IpNet::V4(_) => vec![
+            from(format!("{chain}: the same subnet"), &subnet, HeaderField::Source4),
+            from(format!("{chain}: loopback"), &loopback(), HeaderField::Source4),
+        ],
+        IpNet::V6(_) => vec![from(format!("{chain}: the same subnet"), &subnet, HeaderField::Source6)],
+    };
+    OnDemand { chain, rules, beside: None }
+}
+
+/// The table of published ports.
+pub fn table() -> Table {
+    let jump = || vec![Rule { comment: "published ports".to_owned(), steps: vec![jump_to("publish")] }];
+    let nat = |name: &str, number: u32, priority: i32| Chain {
+        name: name.to_owned(),
+        hook: Some(Hook { kind: "nat", number, priority }),
+    };
+    let output =
+        vec![Rule { comment: "published ports, from this host".to_owned(), steps: vec![jump_to("publish")] }];
+    Table {
+        name: "berth_portmap",
+        maps: vec![
+            Map { name: "ports4", key: &[Field::Protocol, Field::Port], data: &[Field::Ipv4, Field::Port] },
+            Map { name: "ports6", key: &[Field::Protocol, Field::Port], data: &[Field::Ipv6, Field::Port] },
+            Map {
+                name: "addrs4",
+                key: &[Field::Ipv4, Field::Protocol, Field::Port],
+                data: &[Field::Ipv4, Field::Port],
+            },
+            Map {
+                name: "addrs6",
+                key: &[Field::Ipv6, Field::Protocol, Field::Port],
+                data: &[Field::Ipv6, Field::Port],
+            },
+            Map { name: "pods4", key: &[Field::Ipv4], data: &[Field::Verdict] },
+            Map { name: "pods6", key: &[Field::Ipv6], data: &[Field::Verdict] },
+        ],
+        chains: vec![
+            (Chain { name: "publish".to_owned(), hook: None }, publish()),
+            (nat("prerouting", 0, -100), jump()),
+            (nat("output", 3, -100), output),
+            (
+                nat("postrouting", 4, 100),
+                vec![
+                    to_pod("pods4", NFPROTO_IPV4, HeaderField::Destination4),
+                    to_pod("pods6", NFPROTO_IPV6, HeaderField::Destination6),
+                ],
+            ),
+        ],
+    }
+}
+
+/// The table that keeps the loopback closed.
+pub fn guard() -> Table {
+    let drop = |comment: &str, field: HeaderField| {
+        let mut steps =
+            vec![Expression::Meta(Meta::InputLink, 0), Expression::Differs(0, LO.to_ne_bytes().to_vec())];
+        steps.extend(matches(&loopback(), field));
+        steps.push(Expression::Verdict(Verdict::Drop));
+        Rule { comment: comment.to_owned(), steps }
+    };
+    let chain = Chain {
+        name: "prerouting".to_owned(),
+        hook: Some(Hook { kind: "filter", number: 0, priority: -300 }),
+    };
+    let rules = vec![
+        drop("from outside to the loopback", HeaderField::Destination4),
+        drop("from outside as the loopback", HeaderField::Source4),
+    ];
+    Table { name: "berth_localnet", maps: Vec::new(), chains: vec![(chain, rules)] }
+}
+
+fn publish() -> Vec<Rule> {
+    let not_local = Rule {
+        comment: "not to this host".to_owned(),
+        steps: vec![
+            Expression::DestinationType(0),
+            Expression::Differs(0, ROUTE_LOCAL.to_ne_bytes().to_vec()),
+            Expression::Verdict(Verdict::Return),
+        ],
+    };
+    let mut rules = vec![not_local];
+    for (family, field, width) in
+        [(NFPROTO_IPV4, HeaderField::Destination4, 1), (NFPROTO_IPV6, HeaderField::Destination6, 4)]
+    {
+        let suffix = if family == NFPROTO_IPV4 { "4" } else { "6" };
+        let mut start = of_family(family);
+        start.push(Expression::Payload(field, 0));
+        if family == NFPROTO_IPV6 {
+            // There is no routing from the IPv6 loopback to elsewhere.
+            start.push(Expression::Differs(0, std::net::Ipv6Addr::LOCALHOST.octets().to_vec()));
+        }
+        rules.push(look_up(format!("addrs{suffix}"), start.clone(), family, width));
+        rules.push(look_up(format!("ports{suffix}"), start, family, 0));
+    }
+    rules
+}
+
+/// A rule that looks up what the registers before `width` hold, protocol and port, and rewrites the destination.
+fn look_up(map: String, mut steps: Vec<Expression>, family: u8, width: u8) -> Rule {
+    let address_width = if family == NFPROTO_IPV4 { 1 } else { 4 };
+    steps.extend([
+        Expression::Meta(Meta::Protocol, width),
+        Expression::Payload(HeaderField::DestinationPort, width + 1),
+        Expression::Load { map: map.clone(), key: 0, into: 0 },
+        Expression::Dnat { family, address: 0, port: address_width },
+    ]);
+    Rule { comment: format!("published in {map}"), steps }
+}
+
+/// A rule that asks for the source of connections that were sent to a pod here.
+fn to_pod(map: &'static str, family: u8, field: HeaderField) -> Rule {
+    let mut steps = vec![
+        Expression::ConntrackStatus(0),
+        Expression::And { register: 0, mask: DESTINATION_NAT.to_ne_bytes().to_vec() },
+        Expression::Differs(0, vec![0; 4]),
+    ];
+    steps.extend(of_family(family));
+    steps.push(Expression::Payload(field, 0));
+    steps.push(Expression::Decide { map: map.to_owned(), key: 0 });
+    Rule { comment: format!("sources on the way to {map}"), steps }
+}
+
+fn jump_to(chain: &str) -> Expression {
+    Expression::Verdict(Verdict::Jump(chain.to_owned()))
+}
+
+fn loopback() -> IpNet {
+    IpNet::V4(ipnet::Ipv4Net::new_assert([127, 0, 0, 0].into(), 8))
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}

@@ -1,0 +1,10 @@
+//! The real program in network namespaces of its own: one that plays the host and one per pod.
+//!
+//! Needs root. Without it every test is skipped, loudly; with `E2E_REQUIRE=1` that is a failure.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bridge;
+mod crash;
+mod loopback;
+mod node;
+mod portmap;

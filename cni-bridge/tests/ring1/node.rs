@@ -1,0 +1,320 @@
+//! A node in a network namespace: calls plugins as a runtime does, and looks at what they leave.
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+use cni_bridge::net::link;
+use cni_bridge::net::socket::Socket;
+use proto::cni::args::Attachment;
+use proto::cni::runtime::{Additions, Environment, Output, plugin_input};
+use proto::cni::{CniError, CniResult, NetConfList, Verb};
+use serde_json::{Value, json};
+
+/// A thread in a network namespace of its own; the namespace goes with it.
+pub struct NetNs {
+    jobs: Option<Sender<Box<dyn FnOnce() + Send>>>,
+    thread: Option<JoinHandle<()>>,
+    pub path: PathBuf,
+}
+
+impl NetNs {
+    pub fn new() -> Self {
+        let (jobs, queue) = channel::<Box<dyn FnOnce() + Send>>();
+        let (announce, tid) = channel();
+        let thread = std::thread::spawn(move || {
+            let flags = rustix::thread::UnshareFlags::NEWNET;
+            // SAFETY: only the network namespace of this thread changes; nothing here depends on it being shared.
+            unsafe { rustix::thread::unshare_unsafe(flags) }.unwrap();
+            announce.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
+            queue.iter().for_each(|job| job());
+        });
+        let path = format!("/proc/{}/task/{}/ns/net", std::process::id(), tid.recv().unwrap());
+        Self { jobs: Some(jobs), thread: Some(thread), path: path.into() }
+    }
+
+    /// Runs `work` inside.
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (answer, result) = channel();
+        let job = Box::new(move || {
+            let _ = answer.send(work());
+        });
+        self.jobs.as_ref().unwrap().send(job).unwrap();
+        result.recv().expect("the work inside the namespace panicked")
+    }
+
+    /// A program started inside; with the working directory and environment of the test.
+    pub fn output(&self, program: &str, args: &[&str]) -> String {
+        let (program, args): (String, Vec<String>) =
+            (program.into(), args.iter().map(|arg| (*arg).to_owned()).collect());
+        #[allow(clippy::disallowed_methods, reason = "a test looks at the kernel with other eyes")]
+        let output = self.run(move || Command::new(&program).args(&args).output().unwrap());
+        assert!(
+            output.status.success(),
+            "{args:?}: {}",
+            String::from_utf8_lossy(&output.stderr),
+            args = output
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for NetNs {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A host with an address store of its own and a network configuration.
+pub struct Node {
+    pub host: NetNs,
+    pub dir: tempfile::TempDir,
+    pub list: NetConfList,
+}
+
+/// What ADD of a list gave.
+pub struct Added {
+    pub json: Value,
+    pub result: CniResult,
+}
+
+impl Added {
+    /// The pod's address of a family, without prefix.
+    pub fn ip(&self, v4: bool) -> std::net::IpAddr {
+        let own = self.result.ips.iter().map(|ip| ip.address.addr());
+        own.into_iter().find(|address| address.is_ipv4() == v4).unwrap()
+    }
+}
+
+/// Whether namespaces can be made; says so where not.
+pub fn privileged() -> bool {
+    if rustix::process::geteuid().is_root() {
+        return true;
+    }
+    assert!(std::env::var("E2E_REQUIRE").as_deref() != Ok("1"), "E2E_REQUIRE=1, but the test needs root");
+    eprintln!("SKIPPED: network namespaces need root");
+    false
+}
+
+pub fn attachment(container: &str) -> Attachment {
+    Attachment { container_id: container.parse().unwrap(), ifname: "eth0".parse().unwrap() }
+}
+
+impl Node {
+    /// A node with the configuration that is shipped, its store moved into a directory of the test; `change` may
+    /// alter the list.
+    pub fn new(change: impl FnOnce(&mut Value)) -> Self {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/cni/10-berth.conflist");
+        let mut json: Value = serde_json::from_slice(&std::fs::read(shipped).unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        json["plugins"][0]["ipam"]["dataDir"] = dir.path().to_str().unwrap().into();
+        change(&mut json);
+        let list = NetConfList::parse(json.to_string().as_bytes()).unwrap();
+        let host = NetNs::new();
+        host.run(|| {
+            let mut socket = Socket::route().unwrap();
+            let lo = link::get(&mut socket, "lo").unwrap().unwrap();
+            socket.apply(&[link::set_up(&lo)]).unwrap();
+        });
+        Self { host, dir, list }
+    }
+
+    /// Starts one plugin of the list.
+    pub fn start(
+        &self,
+        index: usize,
+        verb: Verb,
+        target: (&Attachment, Option<&Path>),
+        more: Additions<'_>,
+    ) -> Child {
+        let input = plugin_input(&self.list, index, more).unwrap();
+        let environment = Environment {
+            verb,
+            attachment: Some(target.0),
+            netns: target.1,
+            args: "IgnoreUnknown=1",
+            path: &[],
+        };
+        let (name, variables) = (self.list.plugins[index].plugin.clone(), environment.variables());
+        let mut child = self.host.run(move || spawn(&name, variables));
+        // A plugin that fails early does not read.
+        let _ = child.stdin.take().unwrap().write_all(&input);
+        child
+    }
+
+    /// Runs one plugin of the list to its end.
+    pub fn call(
+        &self,
+        index: usize,
+        verb: Verb,
+        target: (&Attachment, Option<&Path>),
+        more: Additions<'_>,
+    ) -> Result<Option<Added>, CniError> {
+        let output = self.start(index, verb, target, more).wait_with_output().unwrap();
+        let plugin = &self.list.plugins[index].plugin;
+        let output =
+            Output { plugin, status: output.status.code(), stdout: &output.stdout, stderr: &output.stderr };
+        if verb != Verb::Add {
+            assert!(output.status != Some(0) || output.stdout.is_empty(), "{verb:?} prints nothing");
+            return output.success().map(|()| None);
+        }
+        output.result(self.list.version).map(|(json, result)| Some(Added { json, result }))
+    }
+
+    /// ADD of the whole list.
+    pub fn add(&self, container: &str, pod: &NetNs, ports: Value) -> Result<Added, CniError> {
+        let capabilities = json!({"portMappings": ports});
+        let target = attachment(container);
+        let target = (&target, Some(pod.path.as_path()));
+        let mut last: Option<Added> = None;
+        for index in 0..self.list.plugins.len() {
+            let prev_result = last.as_ref().map(|added| &added.json);
+            let more =
+                Additions { capability_args: capabilities.as_object(), prev_result, valid_attachments: None };
+            last = self.call(index, Verb::Add, target, more)?;
+        }
+        Ok(last.unwrap())
+    }
+
+    /// DEL of the whole list, in reverse, without anything that a runtime may have lost.
+    pub fn del(&self, container: &str, netns: Option<&Path>) -> Result<(), CniError> {
+        let target = attachment(container);
+        for index in (0..self.list.plugins.len()).rev() {
+            self.call(index, Verb::Del, (&target, netns), Additions::default())?;
+        }
+        Ok(())
+    }
+
+    /// CHECK of the whole list.
+    pub fn check(&self, container: &str, pod: &NetNs, ports: Value, added: &Added) -> Result<(), CniError> {
+        let capabilities = json!({"portMappings": ports});
+        let target = attachment(container);
+        for index in 0..self.list.plugins.len() {
+            let more = Additions {
+                capability_args: capabilities.as_object(),
+                prev_result: Some(&added.json),
+                valid_attachments: None,
+            };
+            self.call(index, Verb::Check, (&target, Some(&pod.path)), more)?;
+        }
+        Ok(())
+    }
+
+    /// GC or STATUS of the whole list.
+    pub fn whole(&self, verb: Verb, valid: Option<&[Attachment]>) -> Result<(), CniError> {
+        let nobody = attachment("nobody");
+        for index in 0..self.list.plugins.len() {
+            let more = Additions { valid_attachments: valid, ..Additions::default() };
+            self.call(index, verb, (&nobody, None), more)?;
+        }
+        Ok(())
+    }
+
+    /// Everything that belongs to an attachment: veths of the host, elements of nf_tables, reserved addresses.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut found = self.host.run(|| {
+            let links = link::list(&mut Socket::route().unwrap()).unwrap();
+            let veths = links
+                .into_iter()
+                .filter(|link| link.kind == "veth" && link.name != "wire0")
+                .map(|link| link.name);
+            let mut found: Vec<String> = veths.collect();
+            let mut netfilter = Socket::netfilter().unwrap();
+            for (table, map) in [
+                ("berth_masquerade", "pods4"),
+                ("berth_masquerade", "pods6"),
+                ("berth_portmap", "ports4"),
+                ("berth_portmap", "ports6"),
+                ("berth_portmap", "addrs4"),
+                ("berth_portmap", "addrs6"),
+                ("berth_portmap", "pods4"),
+                ("berth_portmap", "pods6"),
+            ] {
+                let elements = cni_bridge::net::nft::elements(&mut netfilter, table, map).unwrap();
+                found.extend(
+                    elements.into_iter().flatten().map(|element| format!("{table} {map} {}", element.owner)),
+                );
+            }
+            found
+        });
+        let store = self.dir.path().join(self.list.name.as_str());
+        let files = std::fs::read_dir(store).into_iter().flatten();
+        let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        found.extend(names.filter(|name| name != "lock" && !name.starts_with("last_reserved_ip.")));
+        found.sort();
+        found
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the test runs the program under test")]
+fn spawn(name: &str, variables: Vec<(&'static str, String)>) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_cni-bridge"))
+        .arg0(format!("/opt/cni/bin/{name}"))
+        .env_clear()
+        .envs(variables)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Serves TCP on `address` inside `netns`: answers each connection with the peer's address as it sees it.
+pub fn serve(netns: &NetNs, address: &str) {
+    let address = address.to_owned();
+    netns.run(move || {
+        let listener = std::net::TcpListener::bind(&address).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let peer = stream.peer_addr().unwrap().ip().to_string();
+                let _ = stream.write_all(peer.as_bytes());
+            }
+        });
+    });
+}
+
+/// Connects from inside `netns`; what the server saw as the source.
+pub fn connect(netns: &NetNs, address: &str) -> Result<String, std::io::ErrorKind> {
+    let address: std::net::SocketAddr = address.parse().unwrap();
+    netns.run(move || {
+        let limit = std::time::Duration::from_secs(3);
+        let mut stream =
+            std::net::TcpStream::connect_timeout(&address, limit).map_err(|error| error.kind())?;
+        stream.set_read_timeout(Some(limit)).unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut text).map_err(|error| error.kind())?;
+        Ok(text)
+    })
+}
+
+/// Joins two namespaces by a veth pair, one end `outer` in the first with `first`, the other in the second.
+pub fn wire(first: &NetNs, second: &NetNs, addresses: (&str, &str)) {
+    let (mine, theirs): (ipnet::IpNet, ipnet::IpNet) =
+        (addresses.0.parse().unwrap(), addresses.1.parse().unwrap());
+    let path = second.path.clone();
+    let up = |name: &'static str, address: ipnet::IpNet| {
+        let mut socket = Socket::route().unwrap();
+        let link = link::get(&mut socket, name).unwrap().unwrap();
+        socket.apply(&[cni_bridge::net::addr::add(&link, address), link::set_up(&link)]).unwrap();
+    };
+    first.run(move || {
+        let netns = cni_bridge::net::netns::NetNs::open(&path).unwrap();
+        let pair = link::VethPair {
+            host: "wire0",
+            peer: "wire1",
+            peer_netns: netns.raw_fd(),
+            mtu: None,
+            peer_mac: None,
+        };
+        link::create_veth(&mut Socket::route().unwrap(), &pair).unwrap();
+        up("wire0", mine);
+    });
+    second.run(move || up("wire1", theirs));
+}
