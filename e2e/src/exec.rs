@@ -84,6 +84,16 @@ impl Program {
         Ok(ended.stdout)
     }
 
+    /// Runs to the end and drops what it says; a failure is an error.
+    pub fn silent(&self) -> Result<()> {
+        let mut running = self.spawn(Stdio::null(), Stdio::null(), Stdio::null())?;
+        let status = running.wait(self.deadline).with_context(|| self.to_string())?;
+        if !status.success() {
+            bail!("{self} ended with {status}");
+        }
+        Ok(())
+    }
+
     /// Starts in the background; both outputs are appended to `log`.
     pub fn start(&self, log: &Path) -> Result<Running> {
         let log = File::options().create(true).append(true).open(log)?;

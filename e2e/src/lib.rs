@@ -4,6 +4,7 @@
 //! Tools of the machine are started in [`exec`] only, namespaces are entered in [`ns`] only.
 #![deny(unsafe_code)]
 
+pub mod bench;
 pub mod case;
 pub mod cri;
 pub mod critest;

@@ -65,6 +65,27 @@ pub fn in_network_of<T: Send + 'static>(
     thread.join().map_err(|_| anyhow::anyhow!("the thread inside the network namespace panicked"))?
 }
 
+/// Runs `job` on a thread with network and mount namespaces of its own, which end with the thread.
+#[allow(clippy::disallowed_methods, reason = "the thread's own mounts must not reach anybody else")]
+pub fn apart<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let thread = std::thread::spawn(move || {
+        // SAFETY: a mount namespace of its own gives the thread its own root and working directory as well; no other
+        // thread sees that, and the descriptor table stays shared.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::NEWNET) }
+            .context("unshare namespaces")?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+            .context("make / private")?;
+        job()
+    });
+    thread.join().map_err(|_| anyhow::anyhow!("the thread apart panicked"))?
+}
+
+/// Gives the calling thread, which must be apart already, another new network namespace.
+pub fn renew_network() -> Result<()> {
+    // SAFETY: only the calling thread's network namespace changes; descriptors stay as they are.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.context("unshare the network namespace")
+}
+
 /// Asks the kernel for `signal` when the parent ends.
 pub fn end_with_parent(signal: Signal) -> Result<()> {
     set_parent_process_death_signal(Some(signal)).context("set the parent death signal")

@@ -1,0 +1,179 @@
+//! One contestant: a node with its daemon, a client of it, its meter, and the state that it comes back to.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use proto::cri as api;
+
+use crate::cri::{Cri, container};
+use crate::daemon::{Endpoint, Network, Setup};
+use crate::image::set::{BUSYBOX, PAUSE};
+use crate::leaks::Snapshot;
+use crate::node::Node;
+use crate::wait;
+
+use super::meter::{Cpu, Meter};
+use super::options::Who;
+
+/// How long a node may take to come to rest after a round.
+const REST: Duration = Duration::from_secs(60);
+/// Seconds that a container has to follow its stop signal.
+pub const GRACE: i64 = 10;
+
+/// A contestant, ready to be measured.
+pub struct Contestant {
+    /// Which one.
+    pub who: Who,
+    /// A client of its daemon.
+    pub cri: Cri,
+    /// Its books.
+    pub meter: Meter,
+    node: Node,
+    rest: Rest,
+    before: Snapshot,
+}
+
+/// What a node has when nothing goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rest {
+    processes: usize,
+    links: usize,
+}
+
+/// A pod and its container, for their whole life.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    /// The pod's id.
+    pub id: String,
+    /// Its container's id.
+    pub container: String,
+}
+
+/// What a step took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lap {
+    /// Wall time, milliseconds.
+    pub wall: f64,
+    /// CPU time of the node, milliseconds.
+    pub cpu: Cpu,
+}
+
+impl Contestant {
+    /// Starts a node, pulls the images, and runs one pod that is not counted.
+    pub async fn open(who: Who) -> Result<Self> {
+        let endpoint = if who == Who::Containerd { Endpoint::Containerd } else { Endpoint::Berth };
+        let default_handler = who.handler().to_owned();
+        let node =
+            Node::start(Setup { endpoint, default_handler, subnet: (90, 0), network: Network::Bridge })
+                .with_context(|| format!("start the node of {}", who.label()))?;
+        let meter = Meter::install(&node)?;
+        let cri = node.cri().await?;
+        for image in [PAUSE, BUSYBOX] {
+            cri.pull(image).await.with_context(|| format!("pull {image}"))?;
+        }
+        let rest = Rest { processes: 1, links: 0 };
+        let before = Snapshot::default();
+        let mut contestant = Self { who, cri, meter, node, rest, before };
+        contestant.warm_up().await.with_context(|| format!("the first pod of {}", who.label()))?;
+        Ok(contestant)
+    }
+
+    /// The first pod makes what all share (bridge, tables, parent cgroups): it is run before anything is counted.
+    async fn warm_up(&mut self) -> Result<()> {
+        let pod = self.sleeper("warm-up").await?;
+        let output = self.cri.exec(&pod.container, &["/bin/true"], 10).await?;
+        ensure!(output.code == 0, "/bin/true ended with {output:?}");
+        self.end(&pod).await?;
+        self.rest.links = wait::until("the end of the first pod's link", REST, || {
+            let links = self.links()?;
+            ensure!(links.veths == 0, "{} veths", links.veths);
+            Ok(links.all)
+        })?;
+        self.settle()?;
+        self.before = self.node.snapshot()?;
+        Ok(())
+    }
+
+    /// Waits until the processes and links of the last round are gone, so that they burden nobody else's.
+    pub fn settle(&self) -> Result<()> {
+        wait::until("a node at rest", REST, || {
+            let now = Rest { processes: self.meter.processes()?.len(), links: self.links()?.all };
+            ensure!(now == self.rest, "{now:?}, at rest {:?}", self.rest);
+            Ok(())
+        })
+    }
+
+    /// Checks that nothing is left, and ends the node.
+    pub fn close(self) -> Result<()> {
+        self.node.expect_no_leaks(&self.before).with_context(|| format!("after {}", self.who.label()))?;
+        self.node.end();
+        Ok(())
+    }
+
+    /// A pod's configuration below the metered cgroup.
+    #[must_use]
+    pub fn pod(&self, name: &str) -> api::PodSandboxConfig {
+        let mut pod = self.cri.pod(name);
+        pod.linux.get_or_insert_default().cgroup_parent = self.meter.pods_parent();
+        pod
+    }
+
+    /// Runs a pod whose container sleeps and has a shell beside it.
+    pub async fn sleeper(&self, name: &str) -> Result<Pod> {
+        let config = self.pod(name);
+        let id = self.cri.run_pod(&config).await.with_context(|| format!("run pod {name}"))?;
+        let command = container("sleeper", BUSYBOX, &["/bin/sleep", "100000"]);
+        let container = self.cri.launch(&id, &command, &config).await?;
+        Ok(Pod { id, container })
+    }
+
+    /// Stops and removes a pod and its container, which gets no time to end by itself.
+    pub async fn end(&self, pod: &Pod) -> Result<()> {
+        self.cri.stop(&pod.container, 0).await?;
+        self.cri.remove(&pod.container).await?;
+        self.cri.end_pod(&pod.id).await?;
+        Ok(())
+    }
+
+    /// Does one step with watch and books.
+    pub async fn timed<T, E>(&self, step: impl Future<Output = Result<T, E>>) -> Result<(T, Lap)>
+    where
+        E: Into<anyhow::Error>,
+    {
+        let (cpu, start) = (self.meter.cpu()?, Instant::now());
+        let value = step.await.map_err(Into::into)?;
+        let wall = start.elapsed().as_secs_f64() * 1e3;
+        Ok((value, Lap { wall, cpu: self.meter.cpu()?.since(cpu) }))
+    }
+
+    /// Waits until an [`obedient`] container would notice its stop signal. Outside of all that is timed.
+    pub async fn obeys(&self, container: &str) -> Result<()> {
+        wait::until_async("a container that listens", REST, || async {
+            ensure!(self.meter.is_obedient(container, "pause"), "it does not listen yet");
+            Ok(())
+        })
+        .await
+    }
+
+    fn links(&self) -> Result<Links> {
+        let table = std::fs::read_to_string(format!("/proc/{}/net/dev", self.node.holder_pid()))?;
+        let names = table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
+        let (mut all, mut veths) = (0, 0);
+        for name in names {
+            all += 1;
+            veths += usize::from(name.starts_with("veth"));
+        }
+        Ok(Links { all, veths })
+    }
+}
+
+struct Links {
+    all: usize,
+    veths: usize,
+}
+
+/// Configuration of a container that sleeps, and ends at once when it is told to; see [`Contestant::obeys`].
+#[must_use]
+pub fn obedient() -> api::ContainerConfig {
+    container("obedient", PAUSE, &[])
+}

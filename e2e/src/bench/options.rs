@@ -1,0 +1,153 @@
+//! What a run of the benchmark is asked for.
+
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+
+/// Compares Berth with containerd in one run, side by side and interleaved: time, CPU seconds, memory.
+///
+/// Needs root, containerd, runc and crun (`make setup` installs them) and release binaries (`make build`).
+/// Results go to standard output as a table, and to target/bench as JSON and SVG.
+#[derive(Clone, Debug, Parser, Serialize)]
+#[command(name = "bench", version)]
+pub struct Options {
+    /// A minute instead of several: fewer rounds, fewer pods
+    #[arg(long)]
+    pub quick: bool,
+    /// Rounds of each interleaved family (default 9, with --quick 3)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub rounds: Option<u16>,
+    /// Measure only this family; may be repeated
+    #[arg(long, value_enum, value_name = "FAMILY")]
+    pub only: Vec<Family>,
+    /// Measure only this contestant; may be repeated
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub contestant: Vec<Who>,
+    /// Print the JSON document instead of the table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A group of measurements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// A pod's whole life: one after another, and ten at once
+    Scratch,
+    /// ExecSync of /bin/true: one after another, and ten at once
+    Exec,
+    /// Memory of daemon and supervision with many pods
+    Density,
+    /// What the kernel itself takes, to show how noisy the host is
+    Floor,
+}
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+pub enum Who {
+    /// containerd with runc and the reference CNI plugins: what the others are compared with
+    #[serde(rename = "containerd")]
+    Containerd,
+    /// cri-server with its default runtime handler, crun
+    #[serde(rename = "berth-crun")]
+    BerthCrun,
+    /// cri-server with runc, for like with like
+    #[serde(rename = "berth-runc")]
+    BerthRunc,
+}
+
+impl Who {
+    /// Everyone, the reference first.
+    pub const ALL: [Self; 3] = [Self::Containerd, Self::BerthCrun, Self::BerthRunc];
+
+    /// Heading of a column.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Containerd => "containerd + runc",
+            Self::BerthCrun => "Berth + crun",
+            Self::BerthRunc => "Berth + runc",
+        }
+    }
+
+    /// The runtime handler.
+    #[must_use]
+    pub fn handler(self) -> &'static str {
+        match self {
+            Self::BerthCrun => "crun",
+            Self::Containerd | Self::BerthRunc => "runc",
+        }
+    }
+}
+
+impl Options {
+    /// Whether that family is wanted.
+    #[must_use]
+    pub fn wants(&self, family: Family) -> bool {
+        self.only.is_empty() || self.only.contains(&family)
+    }
+
+    /// Contestants, the reference first.
+    #[must_use]
+    pub fn contestants(&self) -> Vec<Who> {
+        let wanted = |who: &Who| self.contestant.is_empty() || self.contestant.contains(who);
+        Who::ALL.into_iter().filter(wanted).collect()
+    }
+
+    /// Rounds of each interleaved family.
+    #[must_use]
+    pub fn rounds(&self) -> usize {
+        self.rounds.map_or(self.either(3, 9), usize::from)
+    }
+
+    /// Pods or commands one after another in one round.
+    #[must_use]
+    pub fn serial(&self) -> usize {
+        self.either(5, 10)
+    }
+
+    /// Pods of the density family.
+    #[must_use]
+    pub fn pods(&self) -> usize {
+        self.either(20, 50)
+    }
+
+    /// Longest time of the whole run.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        Duration::from_secs(60 * (self.either(5, 20) + self.rounds() as u64))
+    }
+
+    fn either<T>(&self, quick: T, whole: T) -> T {
+        if self.quick { quick } else { whole }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_narrow_what_is_measured() {
+        let check = |line: &str, families: usize, contestants: usize, rounds: usize| {
+            let options = Options::try_parse_from(line.split(' ')).unwrap();
+            let wanted = Family::value_variants().iter().filter(|family| options.wants(**family)).count();
+            let found = (wanted, options.contestants().len(), options.rounds());
+            assert_eq!(found, (families, contestants, rounds), "{line}");
+        };
+        check("bench", 4, 3, 9);
+        check("bench --quick", 4, 3, 3);
+        check("bench --quick --rounds 1 --only exec", 1, 3, 1);
+        check("bench --only exec --only floor --contestant berth-crun", 2, 1, 9);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for line in
+            ["bench --rounds 0", "bench --rounds 101", "bench --only speed", "bench --contestant cri-o"]
+        {
+            assert!(Options::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}
