@@ -205,13 +205,16 @@ impl Config {
     /// Reads and validates `path`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: name.clone(), source })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: name.clone(), source })?;
         Self::parse(&name, &text)
     }
 
     fn parse(path: &str, text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text)
-            .map_err(|error| ConfigError::Parse { path: path.into(), message: error.to_string().trim().into() })?;
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Parse {
+            path: path.into(),
+            message: error.to_string().trim().into(),
+        })?;
         config.validate().map_err(|(key, reason)| ConfigError::Invalid { path: path.into(), key, reason })?;
         Ok(config)
     }
@@ -227,11 +230,17 @@ impl Config {
             return Err(("cgroup.driver".into(), format!("expected \"cgroupfs\", got {driver:?}")));
         }
         if !self.cgroup.parent.starts_with('/') {
-            return Err(("cgroup.parent".into(), format!("expected an absolute path, got {:?}", self.cgroup.parent)));
+            return Err((
+                "cgroup.parent".into(),
+                format!("expected an absolute path, got {:?}", self.cgroup.parent),
+            ));
         }
         let handler = &self.runtime.default_handler;
         if !self.runtime.handlers.contains_key(handler) {
-            return Err(("runtime.default_handler".into(), format!("no handler named {handler:?} is configured")));
+            return Err((
+                "runtime.default_handler".into(),
+                format!("no handler named {handler:?} is configured"),
+            ));
         }
         let positive = [
             ("cni.deadline_s", self.cni.deadline_s),

@@ -200,7 +200,9 @@ fn cni_code(error: &CniError) -> Code {
         CniError::Add { failures, .. }
         | CniError::Del { failures, .. }
         | CniError::Check { failures, .. }
-        | CniError::Gc { failures, .. } => failures.0.first().map_or(Code::Unknown, |first| plugin_code(&first.cause)),
+        | CniError::Gc { failures, .. } => {
+            failures.0.first().map_or(Code::Unknown, |first| plugin_code(&first.cause))
+        }
     }
 }
 

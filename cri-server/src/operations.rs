@@ -60,7 +60,12 @@ impl<T: Clone + Send + Sync + 'static> Operations<T> {
         }
     }
 
-    fn join_or_spawn<F>(&self, name: Name, digest: String, work: F) -> Result<watch::Receiver<Outcome<T>>, Error>
+    fn join_or_spawn<F>(
+        &self,
+        name: Name,
+        digest: String,
+        work: F,
+    ) -> Result<watch::Receiver<Outcome<T>>, Error>
     where
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {

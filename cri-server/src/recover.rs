@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use crate::daemon::Daemon;
 use crate::error::{Error, chain};
-use crate::host::mount;
 use crate::host::monitor::Monitor;
+use crate::host::mount;
 use crate::model::container::{ContainerState, Exit};
 use crate::model::id::{ContainerId, PodId};
 use crate::model::sandbox::SandboxState;
@@ -79,7 +79,10 @@ fn load(daemon: &Daemon) -> Result<Quarantine, Error> {
 }
 
 fn unreadable(error: &RecordError) -> bool {
-    tracing::error!(error = chain(error), "quarantined: nothing of its kind is collected until it is removed by hand");
+    tracing::error!(
+        error = chain(error),
+        "quarantined: nothing of its kind is collected until it is removed by hand"
+    );
     true
 }
 
@@ -127,7 +130,11 @@ async fn attach(daemon: &Daemon, sandbox: &Sandbox) -> Option<(Monitor, MonitorS
             None
         }
         Err(_) => {
-            tracing::warn!(pod = sandbox.id().short(), "its monitor did not answer within {} s", ANSWER.as_secs());
+            tracing::warn!(
+                pod = sandbox.id().short(),
+                "its monitor did not answer within {} s",
+                ANSWER.as_secs()
+            );
             None
         }
     }
@@ -154,7 +161,11 @@ fn adopt(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, monitor: Monitor, state: 
 
 fn show(container: &Container, state: ContainerState) {
     if let Err(error) = container.enter(state) {
-        tracing::error!(container = container.id.short(), error = chain(&error), "its state cannot be recorded");
+        tracing::error!(
+            container = container.id.short(),
+            error = chain(&error),
+            "its state cannot be recorded"
+        );
     }
 }
 
@@ -248,7 +259,11 @@ async fn collect_attachments(daemon: &Arc<Daemon>) {
     let ours = attachments.iter().filter(|attachment| attachment.state.is_some());
     for attachment in ours.filter(|attachment| daemon.sandboxes.find(attachment.pod.as_str()).is_none()) {
         if let Err(error) = daemon.cni.del(&attachment.pod).await {
-            tracing::error!(pod = attachment.pod.short(), error = chain(&error), "its network is left behind");
+            tracing::error!(
+                pod = attachment.pod.short(),
+                error = chain(&error),
+                "its network is left behind"
+            );
         }
     }
 }
@@ -273,10 +288,8 @@ async fn collect_containers(daemon: &Arc<Daemon>) {
 
 /// Unmounts and removes a directory without an owner.
 fn sweep(directory: &Path, mounts: &[std::path::PathBuf]) {
-    let swept = mounts
-        .iter()
-        .try_for_each(|path| mount::unmount(path))
-        .and_then(|()| mount::remove_tree(directory));
+    let swept =
+        mounts.iter().try_for_each(|path| mount::unmount(path)).and_then(|()| mount::remove_tree(directory));
     if let Err(error) = swept {
         tracing::error!(directory = %directory.display(), %error, "a directory without an owner stays");
     }

@@ -55,9 +55,13 @@ fn apparmor() -> AppArmor {
         return AppArmor::Disabled;
     }
     let profiles = std::fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
-    let loaded: BTreeSet<String> =
-        profiles.lines().filter_map(|line| line.rsplit_once(" (")).map(|(name, _)| name.to_string()).collect();
-    let default_profile = ["berth-default", "cri-containerd.apparmor.d"].iter().find(|name| loaded.contains(**name));
+    let loaded: BTreeSet<String> = profiles
+        .lines()
+        .filter_map(|line| line.rsplit_once(" ("))
+        .map(|(name, _)| name.to_string())
+        .collect();
+    let default_profile =
+        ["berth-default", "cri-containerd.apparmor.d"].iter().find(|name| loaded.contains(**name));
     AppArmor::Enabled { default_profile: default_profile.map(ToString::to_string), loaded }
 }
 

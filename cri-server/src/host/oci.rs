@@ -40,7 +40,8 @@ fn ask(program: &Path, question: &str) -> Option<String> {
     // The pipe ends with the program; a program that hangs is killed, which ends the pipe too.
     let (ended, end) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || {
-        let text = crate::host::fs::read_bounded(stdout, ANSWER_LIMIT).ok().and_then(|b| String::from_utf8(b).ok());
+        let text =
+            crate::host::fs::read_bounded(stdout, ANSWER_LIMIT).ok().and_then(|b| String::from_utf8(b).ok());
         // Nobody listens any more when the deadline has passed.
         ended.send(()).unwrap_or_default();
         text
@@ -99,7 +100,9 @@ impl OciRuntime {
                 String::from_utf8_lossy(&output.stderr).trim()
             )),
             Ok(Err(error)) => Err(format!("{} delete {id}: {error}", self.path.display())),
-            Err(_) => Err(format!("{} delete {id}: took longer than {} s", self.path.display(), deadline.as_secs())),
+            Err(_) => {
+                Err(format!("{} delete {id}: took longer than {} s", self.path.display(), deadline.as_secs()))
+            }
         }
     }
 }

@@ -126,7 +126,8 @@ mod tests {
     fn propagation_is_that_of_the_innermost_mount() {
         let mountinfo = "1 0 8:1 / / rw shared:1 - ext4 a rw\n2 1 0:5 / /a rw master:1 - tmpfs b rw\n\
                          3 1 0:6 / /a/b\\040c rw - tmpfs c rw\n";
-        let check = |path: &str, expect| assert_eq!(propagation(mountinfo, Path::new(path)), expect, "{path}");
+        let check =
+            |path: &str, expect| assert_eq!(propagation(mountinfo, Path::new(path)), expect, "{path}");
         check("/x", SourcePropagation::Shared);
         check("/a/x", SourcePropagation::Slave);
         check("/ab", SourcePropagation::Shared);

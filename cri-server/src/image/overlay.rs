@@ -49,7 +49,8 @@ impl Overlay<'_> {
         for path in [writable.upper, writable.work] {
             std::fs::create_dir(path).map_err(fail)?;
         }
-        let open = |path: &Path| rustix::fs::open(path, OPEN_DIRECTORY, Mode::empty()).map_err(|e| fail(e.into()));
+        let open =
+            |path: &Path| rustix::fs::open(path, OPEN_DIRECTORY, Mode::empty()).map_err(|e| fail(e.into()));
         let attributes = match self.layers.last() {
             Some(top) => Attributes::of(open(top)?).map_err(fail)?,
             None => Attributes::default(),

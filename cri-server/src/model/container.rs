@@ -50,7 +50,13 @@ pub struct Exit {
 impl Exit {
     /// How a container ended whose exit nobody saw.
     pub fn unseen(started_at: i64, now: i64, message: &str) -> Self {
-        Self { started_at, finished_at: now, exit_code: 255, reason: "Unknown".into(), message: message.into() }
+        Self {
+            started_at,
+            finished_at: now,
+            exit_code: 255,
+            reason: "Unknown".into(),
+            message: message.into(),
+        }
     }
 }
 

@@ -87,7 +87,9 @@ mod tests {
     fn only_ids_are_ids() {
         let id = PodId::generate();
         assert_eq!(PodId::try_from(id.to_string()), Ok(id));
-        for text in ["", "..", "../../etc", "ABC", &"A".repeat(64), &"a".repeat(63), &format!("{}/", "a".repeat(63))] {
+        for text in
+            ["", "..", "../../etc", "ABC", &"A".repeat(64), &"a".repeat(63), &format!("{}/", "a".repeat(63))]
+        {
             assert!(ContainerId::try_from(text.to_string()).is_err(), "{text}");
         }
     }

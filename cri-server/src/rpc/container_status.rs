@@ -14,7 +14,10 @@ use crate::store::container::ContainerRecord;
 const SPEC_LIMIT: u64 = 4 << 20;
 
 /// Status of a container; one that is still being made is not there yet.
-pub fn container_status(daemon: &Daemon, request: &ContainerStatusRequest) -> Result<ContainerStatusResponse, Error> {
+pub fn container_status(
+    daemon: &Daemon,
+    request: &ContainerStatusRequest,
+) -> Result<ContainerStatusResponse, Error> {
     let id = &request.container_id;
     let record = daemon.container(id)?.record();
     if record.state == ContainerState::Creating {

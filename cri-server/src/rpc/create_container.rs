@@ -52,7 +52,8 @@ async fn find_or_make(
 ) -> Result<ContainerId, Error> {
     let existing = daemon.containers.all().into_iter().find(|container| container.name == name);
     if let Some(container) = existing {
-        if container.record().config == config && matches!(container.state(), ContainerState::Created { .. }) {
+        if container.record().config == config && matches!(container.state(), ContainerState::Created { .. })
+        {
             return Ok(container.id.clone());
         }
         let reason = format!("is the name of container {}", container.id);
@@ -60,8 +61,10 @@ async fn find_or_make(
     }
     let wanted = config.image.as_ref().map(|image| image.image.as_str()).filter(|image| !image.is_empty());
     let wanted = wanted.ok_or_else(|| missing("config.image.image"))?;
-    let image = daemon.images.get(wanted).ok_or_else(|| Error::NotFound { kind: "image", id: wanted.into() })?;
-    let lease = daemon.images.lease(&image).ok_or_else(|| Error::NotFound { kind: "image", id: wanted.into() })?;
+    let image =
+        daemon.images.get(wanted).ok_or_else(|| Error::NotFound { kind: "image", id: wanted.into() })?;
+    let lease =
+        daemon.images.lease(&image).ok_or_else(|| Error::NotFound { kind: "image", id: wanted.into() })?;
     let record = plan(&daemon, &sandbox, &image, config)?;
     let directory = daemon.paths.container(&record.id);
     let container = Container::new(record, directory.clone());
@@ -112,7 +115,11 @@ fn plan(
 }
 
 fn not_ready(sandbox: &Sandbox) -> Error {
-    Error::FailedPrecondition { kind: "pod sandbox", id: sandbox.id().to_string(), reason: "is not ready".into() }
+    Error::FailedPrecondition {
+        kind: "pod sandbox",
+        id: sandbox.id().to_string(),
+        reason: "is not ready".into(),
+    }
 }
 
 async fn make(
@@ -197,8 +204,7 @@ impl Bundle {
         let rootfs = self.mount_root(&record)?;
         let user = self.resolve_user(&rootfs, &record.config)?;
         let groups = user.additional_gids.clone();
-        self.container
-            .change(|record| record.user = Some(User { uid: user.uid, gid: user.gid, groups }))?;
+        self.container.change(|record| record.user = Some(User { uid: user.uid, gid: user.gid, groups }))?;
         if !record.log_path.is_empty() {
             let parent = Path::new(&record.log_path).parent().unwrap_or(Path::new("/"));
             std::fs::create_dir_all(parent).map_err(Error::host(format!("make {}", parent.display())))?;

@@ -44,12 +44,14 @@ pub async fn exec_sync(daemon: &Arc<Daemon>, request: ExecSyncRequest) -> Result
         let reason = format!("expected a running container, it is {}", container.state().word());
         return Err(Error::FailedPrecondition { kind: "container", id: container.id.to_string(), reason });
     }
-    let monitor = daemon.sandbox(container.pod_id.as_str())?.monitor().ok_or_else(|| Error::FailedPrecondition {
-        kind: "container",
-        id: container.id.to_string(),
-        reason: "its monitor is gone".into(),
-    })?;
-    let deadline = Instant::now() + if seconds == 0 { FOREVER } else { Duration::from_secs(seconds).min(FOREVER) };
+    let monitor =
+        daemon.sandbox(container.pod_id.as_str())?.monitor().ok_or_else(|| Error::FailedPrecondition {
+            kind: "container",
+            id: container.id.to_string(),
+            reason: "its monitor is gone".into(),
+        })?;
+    let deadline =
+        Instant::now() + if seconds == 0 { FOREVER } else { Duration::from_secs(seconds).min(FOREVER) };
     let command = Command { monitor, exec_id: ContainerId::generate().to_string(), deadline, seconds };
     let process = write_process(daemon, &container, &command.exec_id, request.cmd).await?;
     let result = command.run(&container, &process).await;
@@ -106,7 +108,10 @@ impl Command {
     }
 }
 
-async fn exit_code(events: &mut tokio::sync::broadcast::Receiver<Event>, exec_id: &str) -> Result<i32, Error> {
+async fn exit_code(
+    events: &mut tokio::sync::broadcast::Receiver<Event>,
+    exec_id: &str,
+) -> Result<i32, Error> {
     use tokio::sync::broadcast::error::RecvError;
     loop {
         match events.recv().await {
@@ -115,7 +120,9 @@ async fn exit_code(events: &mut tokio::sync::broadcast::Receiver<Event>, exec_id
                 return Err(Error::Internal("the pod's monitor died while the command ran".into()));
             }
             Err(RecvError::Lagged(_)) => {
-                return Err(Error::Internal("too many events at once: the end of the command was missed".into()));
+                return Err(Error::Internal(
+                    "too many events at once: the end of the command was missed".into(),
+                ));
             }
             Ok(_other) => {}
         }

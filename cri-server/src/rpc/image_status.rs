@@ -10,7 +10,10 @@ use crate::steps::convert;
 use crate::steps::cri_config::missing;
 
 /// Status of an image, by id, tag or digest.
-pub async fn image_status(daemon: &Daemon, request: &ImageStatusRequest) -> Result<ImageStatusResponse, Error> {
+pub async fn image_status(
+    daemon: &Daemon,
+    request: &ImageStatusRequest,
+) -> Result<ImageStatusResponse, Error> {
     let name = request.image.as_ref().map(|image| image.image.as_str()).filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| missing("image.image"))?;
     let Some(image) = daemon.images.get(name) else {

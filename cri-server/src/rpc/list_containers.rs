@@ -13,7 +13,9 @@ pub fn list_containers(daemon: &Daemon, request: &ListContainersRequest) -> List
     let mut records: Vec<_> = daemon.containers.all().iter().map(|container| container.record()).collect();
     records.retain(|record| record.state != ContainerState::Creating && passes(&filter, record));
     records.sort_by_key(|record| std::cmp::Reverse(record.created_at));
-    ListContainersResponse { containers: records.iter().map(|record| convert::container_item(record)).collect() }
+    ListContainersResponse {
+        containers: records.iter().map(|record| convert::container_item(record)).collect(),
+    }
 }
 
 fn passes(filter: &ContainerFilter, record: &ContainerRecord) -> bool {

@@ -7,7 +7,8 @@ use crate::steps::convert;
 
 /// Images that pass the filter.
 pub fn list_images(daemon: &Daemon, request: &ListImagesRequest) -> ListImagesResponse {
-    let filter = request.filter.as_ref().and_then(|filter| filter.image.as_ref()).map(|image| image.image.as_str());
+    let filter =
+        request.filter.as_ref().and_then(|filter| filter.image.as_ref()).map(|image| image.image.as_str());
     let images = match filter {
         None | Some("") => daemon.images.list(),
         Some(name) => daemon.images.get(name).into_iter().collect(),

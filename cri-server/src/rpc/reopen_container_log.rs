@@ -20,7 +20,11 @@ pub async fn reopen_container_log(
         (Some(monitor), ContainerState::Running { .. }) => monitor.reopen_log(container.id.as_str()).await?,
         _not_running => {
             let reason = format!("expected a running container, it is {}", state.word());
-            return Err(Error::FailedPrecondition { kind: "container", id: container.id.to_string(), reason });
+            return Err(Error::FailedPrecondition {
+                kind: "container",
+                id: container.id.to_string(),
+                reason,
+            });
         }
     }
     Ok(ReopenContainerLogResponse {})

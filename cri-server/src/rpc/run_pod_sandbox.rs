@@ -39,11 +39,16 @@ pub async fn run_pod_sandbox(
     Ok(RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
 }
 
-async fn find_or_make(daemon: Arc<Daemon>, name: Name, request: RunPodSandboxRequest) -> Result<PodId, Error> {
+async fn find_or_make(
+    daemon: Arc<Daemon>,
+    name: Name,
+    request: RunPodSandboxRequest,
+) -> Result<PodId, Error> {
     let config = request.config.unwrap_or_default();
     let existing = daemon.sandboxes.all().into_iter().find(|sandbox| sandbox.name == name);
     if let Some(sandbox) = existing {
-        let equal = sandbox.fixed.config == config && sandbox.fixed.runtime_handler == request.runtime_handler;
+        let equal =
+            sandbox.fixed.config == config && sandbox.fixed.runtime_handler == request.runtime_handler;
         if equal && sandbox.state().is_ready() {
             return Ok(sandbox.id().clone());
         }

@@ -59,12 +59,18 @@ fn shorten(container: &Container, kill_at: Instant) -> bool {
 }
 
 async fn signal(daemon: &Daemon, container: &Container) {
-    let Some(monitor) = daemon.sandboxes.find(container.pod_id.as_str()).and_then(|sandbox| sandbox.monitor()) else {
+    let Some(monitor) =
+        daemon.sandboxes.find(container.pod_id.as_str()).and_then(|sandbox| sandbox.monitor())
+    else {
         return;
     };
     let target = Target::Container(container.id.to_string());
     if let Err(error) = monitor.signal(target, container.record().stop_signal).await {
-        tracing::warn!(container = container.id.short(), error = chain(&error), "the stop signal cannot be sent");
+        tracing::warn!(
+            container = container.id.short(),
+            error = chain(&error),
+            "the stop signal cannot be sent"
+        );
     }
 }
 

@@ -82,15 +82,21 @@ impl admin_server::Admin for Service {
 
     async fn export_image(&self, request: Request<ExportImageRequest>) -> Answer<Self::ExportImageStream> {
         let name = request.into_inner().reference;
-        let image =
-            self.daemon.images.get(&name).ok_or_else(|| Error::NotFound { kind: "image", id: name.clone() })?;
+        let image = self
+            .daemon
+            .images
+            .get(&name)
+            .ok_or_else(|| Error::NotFound { kind: "image", id: name.clone() })?;
         let images = self.daemon.images.clone();
         let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
             let writer = io::BufWriter::with_capacity(CHUNK, ChunkWriter { sender: sender.clone() });
             let exported = image::export(&images, vec![image], writer).await;
             let flushed = exported.map_err(Error::from).and_then(|writer| {
-                writer.into_inner().map(drop).map_err(|error| Error::host("export an image")(error.into_error()))
+                writer
+                    .into_inner()
+                    .map(drop)
+                    .map_err(|error| Error::host("export an image")(error.into_error()))
             });
             if let Err(error) = flushed {
                 // Nobody is left to tell.

@@ -88,7 +88,8 @@ impl Client {
 
     /// Receives an image as an archive.
     pub async fn export(&mut self, reference: String, out: &mut (impl Write + ?Sized)) -> anyhow::Result<()> {
-        let mut stream = self.admin.export_image(ExportImageRequest { reference }).await.map_err(plain)?.into_inner();
+        let mut stream =
+            self.admin.export_image(ExportImageRequest { reference }).await.map_err(plain)?.into_inner();
         while let Some(chunk) = stream.next().await {
             out.write_all(&chunk.map_err(plain)?.bytes)?;
         }

@@ -33,37 +33,61 @@ impl runtime_service_server::RuntimeService for Service {
         Ok(Response::new(detached(work).await?))
     }
 
-    async fn stop_pod_sandbox(&self, request: Request<StopPodSandboxRequest>) -> Answer<StopPodSandboxResponse> {
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<StopPodSandboxRequest>,
+    ) -> Answer<StopPodSandboxResponse> {
         let daemon = self.daemon.clone();
-        let work = async move { rpc::stop_pod_sandbox::stop_pod_sandbox(&daemon, request.into_inner()).await };
+        let work =
+            async move { rpc::stop_pod_sandbox::stop_pod_sandbox(&daemon, request.into_inner()).await };
         Ok(Response::new(detached(work).await?))
     }
 
-    async fn remove_pod_sandbox(&self, request: Request<RemovePodSandboxRequest>) -> Answer<RemovePodSandboxResponse> {
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<RemovePodSandboxRequest>,
+    ) -> Answer<RemovePodSandboxResponse> {
         let daemon = self.daemon.clone();
-        let work = async move { rpc::remove_pod_sandbox::remove_pod_sandbox(&daemon, request.into_inner()).await };
+        let work =
+            async move { rpc::remove_pod_sandbox::remove_pod_sandbox(&daemon, request.into_inner()).await };
         Ok(Response::new(detached(work).await?))
     }
 
-    async fn pod_sandbox_status(&self, request: Request<PodSandboxStatusRequest>) -> Answer<PodSandboxStatusResponse> {
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<PodSandboxStatusRequest>,
+    ) -> Answer<PodSandboxStatusResponse> {
         Ok(Response::new(rpc::pod_sandbox_status::pod_sandbox_status(&self.daemon, &request.into_inner())?))
     }
 
-    async fn list_pod_sandbox(&self, request: Request<ListPodSandboxRequest>) -> Answer<ListPodSandboxResponse> {
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<ListPodSandboxRequest>,
+    ) -> Answer<ListPodSandboxResponse> {
         Ok(Response::new(rpc::list_pod_sandbox::list_pod_sandbox(&self.daemon, &request.into_inner())))
     }
 
-    async fn stream_pod_sandboxes(&self, _: Request<StreamPodSandboxesRequest>) -> Answer<Self::StreamPodSandboxesStream> {
+    async fn stream_pod_sandboxes(
+        &self,
+        _: Request<StreamPodSandboxesRequest>,
+    ) -> Answer<Self::StreamPodSandboxesStream> {
         Err(Error::Unimplemented("StreamPodSandboxes").into())
     }
 
-    async fn create_container(&self, request: Request<CreateContainerRequest>) -> Answer<CreateContainerResponse> {
+    async fn create_container(
+        &self,
+        request: Request<CreateContainerRequest>,
+    ) -> Answer<CreateContainerResponse> {
         let daemon = self.daemon.clone();
-        let work = async move { rpc::create_container::create_container(&daemon, request.into_inner()).await };
+        let work =
+            async move { rpc::create_container::create_container(&daemon, request.into_inner()).await };
         Ok(Response::new(detached(work).await?))
     }
 
-    async fn start_container(&self, request: Request<StartContainerRequest>) -> Answer<StartContainerResponse> {
+    async fn start_container(
+        &self,
+        request: Request<StartContainerRequest>,
+    ) -> Answer<StartContainerResponse> {
         let daemon = self.daemon.clone();
         let work = async move { rpc::start_container::start_container(&daemon, request.into_inner()).await };
         Ok(Response::new(detached(work).await?))
@@ -75,31 +99,52 @@ impl runtime_service_server::RuntimeService for Service {
         Ok(Response::new(detached(work).await?))
     }
 
-    async fn remove_container(&self, request: Request<RemoveContainerRequest>) -> Answer<RemoveContainerResponse> {
+    async fn remove_container(
+        &self,
+        request: Request<RemoveContainerRequest>,
+    ) -> Answer<RemoveContainerResponse> {
         let daemon = self.daemon.clone();
-        let work = async move { rpc::remove_container::remove_container(&daemon, request.into_inner()).await };
+        let work =
+            async move { rpc::remove_container::remove_container(&daemon, request.into_inner()).await };
         Ok(Response::new(detached(work).await?))
     }
 
-    async fn list_containers(&self, request: Request<ListContainersRequest>) -> Answer<ListContainersResponse> {
+    async fn list_containers(
+        &self,
+        request: Request<ListContainersRequest>,
+    ) -> Answer<ListContainersResponse> {
         Ok(Response::new(rpc::list_containers::list_containers(&self.daemon, &request.into_inner())))
     }
 
-    async fn stream_containers(&self, _: Request<StreamContainersRequest>) -> Answer<Self::StreamContainersStream> {
+    async fn stream_containers(
+        &self,
+        _: Request<StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
         Err(Error::Unimplemented("StreamContainers").into())
     }
 
-    async fn container_status(&self, request: Request<ContainerStatusRequest>) -> Answer<ContainerStatusResponse> {
+    async fn container_status(
+        &self,
+        request: Request<ContainerStatusRequest>,
+    ) -> Answer<ContainerStatusResponse> {
         Ok(Response::new(rpc::container_status::container_status(&self.daemon, &request.into_inner())?))
     }
 
-    async fn update_container_resources(&self, _: Request<UpdateContainerResourcesRequest>) -> Answer<UpdateContainerResourcesResponse> {
+    async fn update_container_resources(
+        &self,
+        _: Request<UpdateContainerResourcesRequest>,
+    ) -> Answer<UpdateContainerResourcesResponse> {
         Err(Error::Unimplemented("UpdateContainerResources").into())
     }
 
-    async fn reopen_container_log(&self, request: Request<ReopenContainerLogRequest>) -> Answer<ReopenContainerLogResponse> {
+    async fn reopen_container_log(
+        &self,
+        request: Request<ReopenContainerLogRequest>,
+    ) -> Answer<ReopenContainerLogResponse> {
         let daemon = self.daemon.clone();
-        let work = async move { rpc::reopen_container_log::reopen_container_log(&daemon, request.into_inner()).await };
+        let work = async move {
+            rpc::reopen_container_log::reopen_container_log(&daemon, request.into_inner()).await
+        };
         Ok(Response::new(detached(work).await?))
     }
 
@@ -121,31 +166,58 @@ impl runtime_service_server::RuntimeService for Service {
         Err(Error::Unimplemented("PortForward").into())
     }
 
-    async fn container_stats(&self, request: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {
+    async fn container_stats(
+        &self,
+        request: Request<ContainerStatsRequest>,
+    ) -> Answer<ContainerStatsResponse> {
         Ok(Response::new(rpc::container_stats::container_stats(&self.daemon, request.into_inner()).await?))
     }
 
-    async fn list_container_stats(&self, request: Request<ListContainerStatsRequest>) -> Answer<ListContainerStatsResponse> {
-        Ok(Response::new(rpc::list_container_stats::list_container_stats(&self.daemon, request.into_inner()).await?))
+    async fn list_container_stats(
+        &self,
+        request: Request<ListContainerStatsRequest>,
+    ) -> Answer<ListContainerStatsResponse> {
+        Ok(Response::new(
+            rpc::list_container_stats::list_container_stats(&self.daemon, request.into_inner()).await?,
+        ))
     }
 
-    async fn stream_container_stats(&self, _: Request<StreamContainerStatsRequest>) -> Answer<Self::StreamContainerStatsStream> {
+    async fn stream_container_stats(
+        &self,
+        _: Request<StreamContainerStatsRequest>,
+    ) -> Answer<Self::StreamContainerStatsStream> {
         Err(Error::Unimplemented("StreamContainerStats").into())
     }
 
-    async fn pod_sandbox_stats(&self, request: Request<PodSandboxStatsRequest>) -> Answer<PodSandboxStatsResponse> {
-        Ok(Response::new(rpc::pod_sandbox_stats::pod_sandbox_stats(&self.daemon, request.into_inner()).await?))
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<PodSandboxStatsRequest>,
+    ) -> Answer<PodSandboxStatsResponse> {
+        Ok(Response::new(
+            rpc::pod_sandbox_stats::pod_sandbox_stats(&self.daemon, request.into_inner()).await?,
+        ))
     }
 
-    async fn list_pod_sandbox_stats(&self, request: Request<ListPodSandboxStatsRequest>) -> Answer<ListPodSandboxStatsResponse> {
-        Ok(Response::new(rpc::list_pod_sandbox_stats::list_pod_sandbox_stats(&self.daemon, request.into_inner()).await?))
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<ListPodSandboxStatsRequest>,
+    ) -> Answer<ListPodSandboxStatsResponse> {
+        Ok(Response::new(
+            rpc::list_pod_sandbox_stats::list_pod_sandbox_stats(&self.daemon, request.into_inner()).await?,
+        ))
     }
 
-    async fn stream_pod_sandbox_stats(&self, _: Request<StreamPodSandboxStatsRequest>) -> Answer<Self::StreamPodSandboxStatsStream> {
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _: Request<StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
         Err(Error::Unimplemented("StreamPodSandboxStats").into())
     }
 
-    async fn update_runtime_config(&self, _: Request<UpdateRuntimeConfigRequest>) -> Answer<UpdateRuntimeConfigResponse> {
+    async fn update_runtime_config(
+        &self,
+        _: Request<UpdateRuntimeConfigRequest>,
+    ) -> Answer<UpdateRuntimeConfigResponse> {
         Ok(Response::new(UpdateRuntimeConfigResponse {}))
     }
 
@@ -153,7 +225,10 @@ impl runtime_service_server::RuntimeService for Service {
         Ok(Response::new(rpc::status::status(&self.daemon, request.into_inner()).await?))
     }
 
-    async fn checkpoint_container(&self, _: Request<CheckpointContainerRequest>) -> Answer<CheckpointContainerResponse> {
+    async fn checkpoint_container(
+        &self,
+        _: Request<CheckpointContainerRequest>,
+    ) -> Answer<CheckpointContainerResponse> {
         Err(Error::Unimplemented("CheckpointContainer").into())
     }
 
@@ -165,19 +240,31 @@ impl runtime_service_server::RuntimeService for Service {
         Err(Error::Unimplemented("RestorePod").into())
     }
 
-    async fn get_container_events(&self, _: Request<GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
+    async fn get_container_events(
+        &self,
+        _: Request<GetEventsRequest>,
+    ) -> Answer<Self::GetContainerEventsStream> {
         Err(Error::Unimplemented("GetContainerEvents").into())
     }
 
-    async fn list_metric_descriptors(&self, _: Request<ListMetricDescriptorsRequest>) -> Answer<ListMetricDescriptorsResponse> {
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<ListMetricDescriptorsRequest>,
+    ) -> Answer<ListMetricDescriptorsResponse> {
         Err(Error::Unimplemented("ListMetricDescriptors").into())
     }
 
-    async fn list_pod_sandbox_metrics(&self, _: Request<ListPodSandboxMetricsRequest>) -> Answer<ListPodSandboxMetricsResponse> {
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<ListPodSandboxMetricsRequest>,
+    ) -> Answer<ListPodSandboxMetricsResponse> {
         Err(Error::Unimplemented("ListPodSandboxMetrics").into())
     }
 
-    async fn stream_pod_sandbox_metrics(&self, _: Request<StreamPodSandboxMetricsRequest>) -> Answer<Self::StreamPodSandboxMetricsStream> {
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<StreamPodSandboxMetricsRequest>,
+    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
         Err(Error::Unimplemented("StreamPodSandboxMetrics").into())
     }
 
@@ -185,7 +272,10 @@ impl runtime_service_server::RuntimeService for Service {
         Ok(Response::new(rpc::runtime_config::runtime_config()))
     }
 
-    async fn update_pod_sandbox_resources(&self, _: Request<UpdatePodSandboxResourcesRequest>) -> Answer<UpdatePodSandboxResourcesResponse> {
+    async fn update_pod_sandbox_resources(
+        &self,
+        _: Request<UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<UpdatePodSandboxResourcesResponse> {
         Err(Error::Unimplemented("UpdatePodSandboxResources").into())
     }
 }

@@ -35,7 +35,9 @@ pub fn sandbox_status(sandbox: &Sandbox) -> cri::PodSandboxStatus {
         state: sandbox_state(sandbox) as i32,
         created_at: fixed.created_at,
         network: Some(network),
-        linux: Some(cri::LinuxPodSandboxStatus { namespaces: Some(cri::Namespace { options: Some(options) }) }),
+        linux: Some(cri::LinuxPodSandboxStatus {
+            namespaces: Some(cri::Namespace { options: Some(options) }),
+        }),
         labels: fixed.config.labels.clone(),
         annotations: fixed.config.annotations.clone(),
         runtime_handler: fixed.runtime_handler.clone(),
@@ -44,7 +46,11 @@ pub fn sandbox_status(sandbox: &Sandbox) -> cri::PodSandboxStatus {
 
 /// The sandbox's state as the CRI knows it.
 pub fn sandbox_state(sandbox: &Sandbox) -> cri::PodSandboxState {
-    if sandbox.state().is_ready() { cri::PodSandboxState::SandboxReady } else { cri::PodSandboxState::SandboxNotready }
+    if sandbox.state().is_ready() {
+        cri::PodSandboxState::SandboxReady
+    } else {
+        cri::PodSandboxState::SandboxNotready
+    }
 }
 
 /// The container as lists show it.

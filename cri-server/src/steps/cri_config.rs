@@ -172,6 +172,9 @@ mod tests {
         check(&|c| c.log_directory = "/var/log/../../etc".into(), Some("config.log_directory"));
         check(&|c| c.hostname = "a\nb".into(), Some("config.hostname"));
         let dns = |server: &str| DnsConfig { servers: vec![server.into()], ..Default::default() };
-        check(&|c| c.dns_config = Some(dns("1.1.1.1\nnameserver 6.6.6.6")), Some("config.dns_config.servers"));
+        check(
+            &|c| c.dns_config = Some(dns("1.1.1.1\nnameserver 6.6.6.6")),
+            Some("config.dns_config.servers"),
+        );
     }
 }

@@ -43,7 +43,12 @@ pub fn prepare(paths: &Paths, id: &PodId, config: &PodSandboxConfig) -> Result<(
 }
 
 /// Writes the pod's addresses into its `hosts`; the kubelet mounts a file of its own instead.
-pub fn write_hosts(paths: &Paths, id: &PodId, config: &PodSandboxConfig, ips: &[String]) -> Result<(), Error> {
+pub fn write_hosts(
+    paths: &Paths,
+    id: &PodId,
+    config: &PodSandboxConfig,
+    ips: &[String],
+) -> Result<(), Error> {
     let path = paths.etc(id, "hosts");
     let text = hosts(&hostname(config), ips);
     write_atomic(&path, text.as_bytes(), 0o644, Durability::Cached)

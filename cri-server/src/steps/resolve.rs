@@ -55,7 +55,10 @@ pub fn seccomp_profile(config: &cri::ContainerConfig) -> Result<Option<Vec<u8>>,
 }
 
 /// What request and image say about the user.
-pub fn user_request<'a>(config: &'a cri::ContainerConfig, image_user: &'a str) -> Result<UserRequest<'a>, Error> {
+pub fn user_request<'a>(
+    config: &'a cri::ContainerConfig,
+    image_user: &'a str,
+) -> Result<UserRequest<'a>, Error> {
     let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let Some(context) = context else { return Ok(UserRequest { image_user, ..Default::default() }) };
     let policy = match cri::SupplementalGroupsPolicy::try_from(context.supplemental_groups_policy) {
@@ -89,7 +92,13 @@ pub fn namespaces(
         true => Some(target_pid_namespace(daemon, sandbox, &own.target_id)?),
         false => pins.pid.clone(),
     };
-    Ok(NamespacePaths { network: pins.net.clone(), ipc: pins.ipc.clone(), uts: pins.uts.clone(), pid, user: None })
+    Ok(NamespacePaths {
+        network: pins.net.clone(),
+        ipc: pins.ipc.clone(),
+        uts: pins.uts.clone(),
+        pid,
+        user: None,
+    })
 }
 
 fn target_pid_namespace(daemon: &Daemon, sandbox: &Sandbox, target: &str) -> Result<PathBuf, Error> {
@@ -111,7 +120,12 @@ pub fn pod_files(daemon: &Daemon, sandbox: &Sandbox) -> PodFiles {
     let etc = |name: &str| Some(daemon.paths.etc(sandbox.id(), name));
     let node_ipc = namespace_options(&sandbox.fixed.config).ipc == NamespaceMode::Node as i32;
     let shm = if node_ipc { PathBuf::from("/dev/shm") } else { daemon.paths.shm(sandbox.id()) };
-    PodFiles { resolv_conf: etc("resolv.conf"), hosts: etc("hosts"), hostname: etc("hostname"), shm: Some(shm) }
+    PodFiles {
+        resolv_conf: etc("resolv.conf"),
+        hosts: etc("hosts"),
+        hostname: etc("hostname"),
+        shm: Some(shm),
+    }
 }
 
 /// The log file of the container: below the pod's log directory, wherever the request says it is.

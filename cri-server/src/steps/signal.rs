@@ -64,7 +64,8 @@ pub fn stop_signal(config: &ContainerConfig, image: &ImageConfig) -> Result<i32,
     }
     match image.stop_signal.as_str() {
         "" => Ok(libc::SIGTERM),
-        text => number(text).ok_or_else(|| invalid("image.StopSignal", format!("expected a signal, got {text:?}"))),
+        text => number(text)
+            .ok_or_else(|| invalid("image.StopSignal", format!("expected a signal, got {text:?}"))),
     }
 }
 

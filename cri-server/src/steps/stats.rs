@@ -31,7 +31,10 @@ pub fn sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Result<cri::PodSandboxStat
 }
 
 /// Statistics of several pods. Blocks.
-pub fn sandboxes(daemon: &Daemon, sandboxes: &[std::sync::Arc<Sandbox>]) -> Result<Vec<cri::PodSandboxStats>, Error> {
+pub fn sandboxes(
+    daemon: &Daemon,
+    sandboxes: &[std::sync::Arc<Sandbox>],
+) -> Result<Vec<cri::PodSandboxStats>, Error> {
     let pins = sandboxes.iter().filter_map(|sandbox| sandbox.fixed.pins.net.clone()).collect();
     let mut links = netns::link_stats_of(pins).into_iter();
     sandboxes

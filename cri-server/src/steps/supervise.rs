@@ -62,7 +62,11 @@ pub fn exit(container: &Container, record: &ExitRecord) -> Exit {
 /// Records an end; one that cannot be written is at least shown.
 pub fn end(container: &Container, exit: Exit) {
     if let Err(error) = container.enter(ContainerState::Exited(exit.clone())) {
-        tracing::error!(container = container.id.short(), error = chain(&error), "the end cannot be recorded");
+        tracing::error!(
+            container = container.id.short(),
+            error = chain(&error),
+            "the end cannot be recorded"
+        );
         container.show_exit(exit);
     }
 }
@@ -78,7 +82,9 @@ async fn catch_up(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) {
                 }
             }
         }
-        Err(error) => tracing::warn!(pod = sandbox.id().short(), error = chain(&error), "the monitor is silent"),
+        Err(error) => {
+            tracing::warn!(pod = sandbox.id().short(), error = chain(&error), "the monitor is silent")
+        }
     }
 }
 

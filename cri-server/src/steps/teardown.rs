@@ -31,7 +31,9 @@ pub async fn kill(daemon: &Daemon, container: &Container) -> Result<(), Error> {
     let signalled = match monitor {
         Some(monitor) => {
             let target = Target::Container(container.id.to_string());
-            tokio::time::timeout(CALL, monitor.signal(target, libc::SIGKILL)).await.is_ok_and(|sent| sent.is_ok())
+            tokio::time::timeout(CALL, monitor.signal(target, libc::SIGKILL))
+                .await
+                .is_ok_and(|sent| sent.is_ok())
         }
         None => false,
     };
@@ -61,7 +63,9 @@ pub async fn release_container(daemon: &Daemon, container: &Container) -> Vec<St
     if let Some(monitor) = monitor {
         match tokio::time::timeout(CALL, monitor.delete(&id)).await {
             Ok(Ok(())) => deleted = true,
-            Ok(Err(error)) => tracing::debug!(container = id, error = chain(&error), "the monitor could not delete"),
+            Ok(Err(error)) => {
+                tracing::debug!(container = id, error = chain(&error), "the monitor could not delete")
+            }
             Err(_) => tracing::warn!(container = id, "the monitor did not answer a delete"),
         }
     }
@@ -177,7 +181,11 @@ pub fn release_later(daemon: &Arc<Daemon>, container: Arc<Container>) {
     tokio::spawn(async move {
         let _one_at_a_time = container.operation.lock().await;
         for failure in release_container(&daemon, &container).await {
-            tracing::warn!(container = container.id.short(), failure, "left behind, to be retried at removal");
+            tracing::warn!(
+                container = container.id.short(),
+                failure,
+                "left behind, to be retried at removal"
+            );
         }
     });
 }
@@ -193,7 +201,9 @@ async fn end_monitor(daemon: &Daemon, sandbox: &Sandbox) -> Option<String> {
     if let Some(monitor) = monitor {
         match tokio::time::timeout(CALL, monitor.shutdown()).await {
             Ok(Ok(())) => return None,
-            Ok(Err(error)) => tracing::warn!(pod = sandbox.id().short(), error = chain(&error), "killing the monitor"),
+            Ok(Err(error)) => {
+                tracing::warn!(pod = sandbox.id().short(), error = chain(&error), "killing the monitor")
+            }
             Err(_) => tracing::warn!(pod = sandbox.id().short(), "killing the monitor: it does not answer"),
         }
     }

@@ -48,8 +48,10 @@ pub enum RecordError {
 
 /// Writes `body` as the record at `path`.
 pub fn write(path: &Path, body: &impl Serialize, durability: Durability) -> Result<(), RecordError> {
-    let json = serde_json::to_string(body)
-        .map_err(|error| RecordError::Damaged { path: path.display().to_string(), reason: error.to_string() })?;
+    let json = serde_json::to_string(body).map_err(|error| RecordError::Damaged {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    })?;
     let text = format!("{MAGIC} {VERSION} {}\n{json}\n", checksum(&json));
     write_atomic(path, text.as_bytes(), 0o600, durability)
         .map_err(|source| RecordError::Io { path: path.display().to_string(), source })
@@ -63,8 +65,8 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, RecordError> 
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(RecordError::Io { path: name, source }),
     };
-    let bytes =
-        crate::host::fs::read_bounded(file, LIMIT).map_err(|source| RecordError::Io { path: name.clone(), source })?;
+    let bytes = crate::host::fs::read_bounded(file, LIMIT)
+        .map_err(|source| RecordError::Io { path: name.clone(), source })?;
     parse(&name, &bytes).map(Some)
 }
 

@@ -7,7 +7,10 @@ use cri_server::image::{ImageStore, LayerKey, RegistryConfig};
 use crate::fixture::{Layer, TestImage, TestStore, config, is_root, wait_for};
 
 fn image(content: &str) -> TestImage {
-    TestImage::new(vec![Layer::new().dir("./").file("base", "b"), Layer::new().dir("./").file("top", content)])
+    TestImage::new(vec![
+        Layer::new().dir("./").file("base", "b"),
+        Layer::new().dir("./").file("top", content),
+    ])
 }
 
 /// Opens the store again, as after a restart.
@@ -58,7 +61,10 @@ async fn five_removals_at_once_all_succeed() {
     let id = store.import(&image("x"), "h.io/a:1").await.id.to_string();
     let remove = || store.store.remove(&id);
     let results = tokio::join!(remove(), remove(), remove(), remove(), remove());
-    let removed = [results.0, results.1, results.2, results.3, results.4].into_iter().filter_map(|r| r.unwrap()).count();
+    let removed = [results.0, results.1, results.2, results.3, results.4]
+        .into_iter()
+        .filter_map(|r| r.unwrap())
+        .count();
     assert_eq!(removed, 1);
     assert_eq!(store.layer_dirs(), ["empty"]);
 }
@@ -93,7 +99,8 @@ async fn images_survive_a_restart_and_leftovers_do_not() {
     let usage = store.store.fs_usage();
     let layers = store.dir.path().join("layers");
     // What a kill at any instant may leave: staged, renamed but not recorded, half removed.
-    for name in ["tmp-0", "tmp-77", &format!("diff-{}", "a".repeat(64)), &format!("chain-{}", "b".repeat(64))] {
+    for name in ["tmp-0", "tmp-77", &format!("diff-{}", "a".repeat(64)), &format!("chain-{}", "b".repeat(64))]
+    {
         std::fs::create_dir_all(layers.join(name).join("sub")).unwrap();
         std::fs::write(layers.join(name).join("sub/file"), "x").unwrap();
     }

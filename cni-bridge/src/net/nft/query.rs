@@ -2,7 +2,7 @@
 
 use netlink_packet_core::NLM_F_DUMP;
 
-use super::batch::{Target, Element, Kind, element_key, message};
+use super::batch::{Element, Kind, Target, element_key, message};
 use super::wire::{Attributes, attribute, attributes, read_comment, text};
 use crate::net::error::NetError;
 use crate::net::socket::Socket;

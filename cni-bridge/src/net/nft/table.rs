@@ -7,7 +7,7 @@
 use netlink_packet_core::NLM_F_EXCL;
 use rustix::io::Errno;
 
-use super::batch::{Batch, Chain, Target, Element, Map, Rule};
+use super::batch::{Batch, Chain, Element, Map, Rule, Target};
 use super::query::{chain_exists, element, elements, generation, rules};
 use crate::net::error::NetError;
 use crate::net::socket::Socket;

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::conf::{Mapping, Protocol};
 use crate::net::NetError;
 use crate::net::conntrack::{Flow, forget};
-use crate::net::nft::{Target, Element};
+use crate::net::nft::{Element, Target};
 use crate::net::socket::Socket;
 
 /// Forgets flows to newly published ports that somebody else answers, or nobody.
@@ -22,8 +22,9 @@ pub fn after_publishing(socket: &mut Socket, mappings: &[Mapping], pods: &[IpNet
         }
         for pod in pods.iter().map(IpNet::addr) {
             let published = |flow: &Flow| {
-                let own_port =
-                    |mapping: &&Mapping| mapping.host_port == flow.port && mapping.host.covers(Family::of(pod));
+                let own_port = |mapping: &&Mapping| {
+                    mapping.host_port == flow.port && mapping.host.covers(Family::of(pod))
+                };
                 own.iter().any(own_port) && flow.answers != pod
             };
             forget(socket, (protocol as u8, pod), &published)?;

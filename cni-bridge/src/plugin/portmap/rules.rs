@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use super::conf::{HostAddress, Mapping, Snat};
 use crate::net::nft::{
-    Chain, Conflict, Target, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table,
+    Chain, Conflict, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table, Target,
     Verdict,
 };
 use crate::owner::Owner;

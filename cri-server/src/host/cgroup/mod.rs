@@ -173,7 +173,9 @@ impl Cgroup {
     /// Where the unified hierarchy is not mounted, some OCI runtimes make plain directories in its place.
     fn remove_shadow(&self) -> Result<(), CgroupError> {
         let Layout::V1 { controllers, unified: None } = &*self.layout else { return Ok(()) };
-        let Some(parent) = controllers.values().next().and_then(|mount| mount.parent()) else { return Ok(()) };
+        let Some(parent) = controllers.values().next().and_then(|mount| mount.parent()) else {
+            return Ok(());
+        };
         match std::fs::remove_dir_all(self.path.below(&parent.join("unified"))) {
             Err(error) if !is_absent(&error) => Err(self.failed("removing what stands for", error)),
             _removed => Ok(()),

@@ -195,7 +195,12 @@ impl Graft<'_> {
     }
 
     /// Two directories of one name become one: what the layer lists of either counts.
-    fn merge_directories(&mut self, from: (&OwnedFd, &Path), to: (&OwnedFd, &Path), name: &OsStr) -> io::Result<()> {
+    fn merge_directories(
+        &mut self,
+        from: (&OwnedFd, &Path),
+        to: (&OwnedFd, &Path),
+        name: &OsStr,
+    ) -> io::Result<()> {
         let open = |at: &OwnedFd| rustix::fs::openat(at, name, OPEN_DIRECTORY, Mode::empty());
         let (source, target) = (open(from.0)?, open(to.0)?);
         let (source_path, target_path) = (from.1.join(name), to.1.join(name));
@@ -250,7 +255,8 @@ impl Graft<'_> {
             (Some(stat), Some(here)) if meant && !is_whiteout(&stat) => (here, false),
             (own, _) => {
                 let place = self.lower.place(&target_parent).map_err(fail)?.ok_or_else(missing)?;
-                let source = self.lower.open_shown(&place, &target_name).map_err(fail)?.ok_or_else(missing)?;
+                let source =
+                    self.lower.open_shown(&place, &target_name).map_err(fail)?.ok_or_else(missing)?;
                 if is_directory(&rustix::fs::fstat(&source).map_err(|e| fail(e.into()))?) {
                     return Err(missing());
                 }
@@ -267,7 +273,8 @@ impl Graft<'_> {
         let (old, new) = ((&from, &target_name), (&into, &name));
         let (existing, made) = if copied { (new, old) } else { (old, new) };
         self.tree.remove(made.0, made.1).map_err(fail)?;
-        rustix::fs::linkat(existing.0, existing.1, made.0, made.1, AtFlags::empty()).map_err(|e| fail(e.into()))?;
+        rustix::fs::linkat(existing.0, existing.1, made.0, made.1, AtFlags::empty())
+            .map_err(|e| fail(e.into()))?;
         self.linked.extend([parent.join(&name), real_target]);
         Ok(())
     }

@@ -9,9 +9,9 @@ mod wanted;
 
 use std::path::{Path, PathBuf};
 
-use super::{PropagationWords, SpecError};
 use super::oci::Mount;
 use super::request::Request;
+use super::{PropagationWords, SpecError};
 
 /// The list, and the propagation that `/` needs for it.
 pub(super) struct Mounts {
