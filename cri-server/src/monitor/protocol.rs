@@ -349,3 +349,37 @@ pub enum FailureKind {
     #[serde(other)]
     Internal,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_daemon_understands_newer_failures() {
+        let failure: Failure = serde_json::from_str(r#"{"kind":"solar_flare","message":"m"}"#).unwrap();
+        assert_eq!(failure, Failure::new(FailureKind::Internal, "m"));
+        let kinds = [FailureKind::NotFound, FailureKind::RuntimeMissing, FailureKind::Internal];
+        for kind in kinds {
+            let text = serde_json::to_string(&kind).unwrap();
+            assert_eq!(serde_json::from_str::<FailureKind>(&text).unwrap(), kind);
+        }
+    }
+
+    #[test]
+    fn what_a_daemon_leaves_out_has_a_default() {
+        let spec = serde_json::json!({
+            "id": ContainerId::generate(), "bundle": "/b", "exit_file": "/e", "from_the_future": 1,
+            "runtime": {"path": "/r", "root": "/o"},
+        });
+        let spec: CreateContainer = serde_json::from_value(spec).unwrap();
+        assert_eq!((spec.log_line_limit, spec.log_path, spec.kill_cgroup), (16384, None, false));
+    }
+
+    #[test]
+    fn an_id_that_is_a_path_is_no_id() {
+        let spec = serde_json::json!({
+            "id": "../../etc", "bundle": "/b", "exit_file": "/e", "runtime": {"path": "/r", "root": "/o"},
+        });
+        assert!(serde_json::from_value::<CreateContainer>(spec).is_err());
+    }
+}

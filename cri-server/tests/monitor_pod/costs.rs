@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cri_server::host::monitor::{Monitor, NamespaceKind, NewNamespace, PodSetup};
 
-use crate::ground::{Ground, binary, on_ground, with_each_runtime};
+use crate::ground::{Ground, binary, on_ground, with_each_runtime, with_one_runtime};
 
 const ROUNDS: usize = 15;
 
@@ -14,14 +14,10 @@ fn median(mut times: Vec<Duration>) -> f64 {
     times[times.len() / 2].as_secs_f64() * 1000.0
 }
 
-fn memory(pid: i32) -> String {
+fn kilobytes(pid: i32, key: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let wanted = |line: &&str| ["Rss:", "Pss:", "Private_Dirty:"].iter().any(|key| line.starts_with(key));
-    text.lines()
-        .filter(wanted)
-        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-        .collect::<Vec<_>>()
-        .join(", ")
+    let value = text.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+    value.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 fn pod(ground: &Ground, round: usize) -> PodSetup {
@@ -51,6 +47,32 @@ fn the_cost_of_a_sandbox() {
 }
 
 #[test]
+fn the_memory_of_twenty_pods() {
+    with_one_runtime(async |ground, runtime| {
+        let (mut monitors, mut inits, mut held) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..20 {
+            let mut setup = pod(ground, round);
+            let pin = setup.dir.join("ns/pid");
+            setup.namespaces.push(NewNamespace { kind: NamespaceKind::Pid, pin });
+            let monitor = Monitor::spawn(&binary(), &setup).await.unwrap();
+            ground.run(&monitor, runtime, "sleep 1000").await;
+            monitors.push(monitor.welcome().monitor_pid);
+            inits.push(monitor.welcome().pod_init.unwrap());
+            held.push(monitor);
+        }
+        for (what, pids) in [("monitor", monitors), ("pod init", inits)] {
+            let average = |key| pids.iter().map(|pid| kilobytes(*pid, key)).sum::<u64>() / pids.len() as u64;
+            let (pss, private) = (average("Pss:"), average("Private_Dirty:"));
+            println!("{what}, one of twenty with a container each: Pss {pss} kB, private {private} kB");
+            assert!(private <= 512);
+        }
+        for monitor in held {
+            monitor.shutdown().await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn the_cost_of_a_container() {
     with_each_runtime(async |ground, runtime| {
         let monitor = ground.monitor().await;
@@ -72,7 +94,8 @@ fn the_cost_of_a_container() {
         println!("{name}: create {create:.1} ms, start {start:.1} ms, delete {delete:.1} ms");
         let plan = ground.run(&monitor, runtime, "sleep 1000").await;
         let pid = monitor.welcome().monitor_pid;
-        println!("{name}: monitor with one container: {}", memory(pid));
+        let [rss, pss, private] = ["Rss:", "Pss:", "Private_Dirty:"].map(|key| kilobytes(pid, key));
+        println!("{name}: monitor with one container: RSS {rss} kB, Pss {pss} kB, private {private} kB");
         monitor.delete(plan.id()).await.unwrap();
         monitor.shutdown().await.unwrap();
     });

@@ -216,3 +216,30 @@ fn a_daemon_that_does_not_read_stalls_nothing() {
         monitor.shutdown().await.unwrap();
     });
 }
+
+#[test]
+fn a_lost_connection_is_found_again_and_no_exit_is_missed() {
+    with_one_runtime(async |ground, runtime| {
+        let monitor = ground.monitor().await;
+        let mut events = monitor.events();
+        let plan = ground.run(&monitor, runtime, "sleep 0.2; exit 9").await;
+        // So many others that the monitor gives up the oldest: ours.
+        let others: Vec<_> = (0..8).map(|_| greeted(&ground.path("pod/monitor.sock"))).collect();
+        assert_eq!(exit_of(&mut events, plan.id()).await.exit_code, 9);
+        drop(others);
+        while let Err(error) = monitor.state().await {
+            assert!(matches!(error, MonitorError::Lost { .. }), "{error:?}");
+        }
+        monitor.shutdown().await.unwrap();
+        assert!(matches!(next(&mut events).await, Event::Gone));
+    });
+}
+
+/// A connection that has said hello and heard the answer.
+fn greeted(socket: &Path) -> UnixStream {
+    let body = r#"{"hello":{"version":1}}"#;
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(&[&(body.len() as u32).to_le_bytes()[..], &[0; 4], body.as_bytes()].concat()).unwrap();
+    assert!(stream.read(&mut [0; 512]).unwrap() > 0);
+    stream
+}
