@@ -63,7 +63,7 @@ impl Faulty {
     /// Starts one inside the network of the node that `holder` holds.
     pub fn start(holder: u32, fault: Fault) -> Result<Self> {
         let listener = ns::in_network_of(holder, || {
-            let bound = PORTS.find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
+            let bound = PORTS.clone().find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
             bound.context("no port is free for a registry that lies")
         })?;
         listener.set_nonblocking(true)?;
