@@ -51,7 +51,7 @@ async fn a_tag_is_pulled_and_found_by_every_name() {
     for name in [&hex[..11], "sha256:", "", "a/b:1", &format!("{}/a/b", server.host)] {
         assert_eq!(store.store.get(name), None, "{name}");
     }
-    assert_eq!(store.store.list(), [pulled.clone()]);
+    assert_eq!(store.store.list(), std::slice::from_ref(&pulled));
     assert_eq!(store.store.manifest_blob(&pulled).await.unwrap(), Some(image.manifest()));
     assert_eq!(store.store.config_blob(pulled.id).await.unwrap(), Some(image.config.clone()));
     assert_eq!(with_rootfs(&store, &pulled, tree)["/etc/name"], "file \"x\" 644 0");

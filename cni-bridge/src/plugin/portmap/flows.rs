@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::conf::{Mapping, Protocol};
+use super::conf::{Family, Mapping, Protocol};
 use crate::net::NetError;
 use crate::net::conntrack::{Flow, forget};
 use crate::net::nft::{Element, Target};

@@ -17,7 +17,7 @@ use crate::net::nft::{self, InsertError};
 use crate::net::socket::Socket;
 use crate::net::{background, link, route, sysctl};
 use crate::owner::{Owner, is_stale};
-use conf::{HostAddress, Mapping, PortMapConf, Snat, pod_addresses};
+use conf::{Family, HostAddress, Mapping, PortMapConf, Snat, pod_addresses};
 
 /// The plugin.
 #[derive(Debug, Clone, Copy)]

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::conf::{HostAddress, Mapping, Snat};
+use super::conf::{Family, HostAddress, Mapping, Snat};
 use crate::net::nft::{
     Chain, Conflict, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table, Target,
     Verdict,
