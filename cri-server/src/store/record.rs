@@ -82,6 +82,9 @@ fn parse<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, RecordError
     if version > VERSION {
         return Err(RecordError::Newer { path: path.into(), found: version });
     }
+    if version < VERSION {
+        return Err(damaged("no such format number"));
+    }
     let json = body.strip_suffix('\n').ok_or_else(|| damaged("cut short"))?;
     if words.next() != Some(checksum(json).as_str()) {
         return Err(damaged("wrong checksum"));
