@@ -30,7 +30,7 @@ impl Case {
         let cri = node.cri().await?;
         cri.pull(BUSYBOX).await.context("pull the test image")?;
         warm_up(&cri).await.context("the first pod")?;
-        let before = node.snapshot()?;
+        let before = node.settled_snapshot()?;
         Ok(Some(Self { node, cri, before }))
     }
 
@@ -48,7 +48,7 @@ impl Case {
 
     /// Takes the present state, whatever it is, as the one to come back to.
     pub fn accept_present_state(&mut self) -> Result<()> {
-        self.before = self.node.snapshot()?;
+        self.before = self.node.settled_snapshot()?;
         Ok(())
     }
 

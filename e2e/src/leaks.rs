@@ -70,7 +70,9 @@ impl Diff {
                 lines.push(format!("+ {} {} ({was} before, {now} now)", key.0, key.1));
             }
         }
-        for (key, was) in before.things.iter().filter(|((kind, _), _)| relevant(kind) && *kind != "fd") {
+        // A process or descriptor that went meanwhile is no leak.
+        let lasting = |kind: &str| !["fd", "process"].contains(&kind);
+        for (key, was) in before.things.iter().filter(|((kind, _), _)| lasting(kind)) {
             let now = count(after, key);
             if now < *was {
                 lines.push(format!("- {} {} ({was} before, {now} now)", key.0, key.1));

@@ -167,6 +167,20 @@ impl Node {
         Snapshot::take(self)
     }
 
+    /// What the node has once nothing moves any more: two looks agree.
+    pub fn settled_snapshot(&self) -> Result<Snapshot> {
+        let mut last = self.snapshot()?;
+        wait::until("two looks that agree", SETTLE, || {
+            let now = self.snapshot()?;
+            let diff = Diff::between(&last, &now);
+            let agree = now == last;
+            last = now;
+            ensure!(agree, "{diff}");
+            Ok(())
+        })?;
+        Ok(last)
+    }
+
     /// Fails with the list of what is there and was not, or is gone and was there, once it has had time to settle.
     pub fn expect_no_leaks(&self, before: &Snapshot) -> Result<()> {
         wait::until("an empty leak diff", SETTLE, || {

@@ -190,7 +190,7 @@ async fn a_node_without_network_configuration_is_not_ready() -> Result<()> {
     }
     let node = Node::start(Setup { network: Network::Unconfigured, ..Setup::of(Endpoint::Berth) })?;
     let cri = node.cri().await?;
-    let before = node.snapshot()?;
+    let before = node.settled_snapshot()?;
     let status = cri.runtime.clone().status(api::StatusRequest::default()).await?.into_inner();
     let conditions = status.status.context("no status")?.conditions;
     let ready =
@@ -221,7 +221,7 @@ async fn a_missing_oci_runtime_is_named() -> Result<()> {
     cri.pull(BUSYBOX).await?;
     let warm_up = cri.run_pod(&cri.pod("first")).await?;
     cri.end_pod(&warm_up).await?;
-    let before = node.snapshot()?;
+    let before = node.settled_snapshot()?;
     let pod = cri.pod("no-runtime");
     let request = api::RunPodSandboxRequest { config: Some(pod.clone()), runtime_handler: "missing".into() };
     let failed = match cri.runtime.clone().run_pod_sandbox(request).await {

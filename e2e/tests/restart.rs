@@ -32,8 +32,8 @@ fn hold() -> Duration {
     Duration::from_secs(seconds.unwrap_or(60))
 }
 
-async fn check(test: &str, handler: &str, absence: Absence) -> Result<()> {
-    let Some(mut case) = Case::open(test, Setup::with_handler(handler)).await? else { return Ok(()) };
+async fn check(test: &str, absence: Absence) -> Result<()> {
+    let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
     case.cri.pull(WRITER).await?;
     case.accept_present_state()?;
     let pod = case.cri.pod("restart");
@@ -77,6 +77,7 @@ async fn check(test: &str, handler: &str, absence: Absence) -> Result<()> {
     let least = RATE * hold().as_secs();
     ensure!(written.lines >= least, "{} lines, expected {least} or more", written.lines);
     let gap = Duration::from_nanos(written.longest_gap);
+    let handler = &case.node.setup().default_handler;
     eprintln!("{handler}, {absence:?}: {} lines, longest gap {gap:?}", written.lines);
     ensure!(gap <= LONGEST_GAP, "the writer stalled for {gap:?}");
 
@@ -88,42 +89,38 @@ async fn check(test: &str, handler: &str, absence: Absence) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_outlive_a_killed_daemon() -> Result<()> {
-    check("containers_outlive_a_killed_daemon", &Setup::default().default_handler, Absence::Killed).await
+    check("containers_outlive_a_killed_daemon", Absence::Killed).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_do_not_notice_a_held_daemon() -> Result<()> {
-    check("containers_do_not_notice_a_held_daemon", &Setup::default().default_handler, Absence::Held).await
+    check("containers_do_not_notice_a_held_daemon", Absence::Held).await
 }
 
-/// With the other runtimes the absence is short: what differs is how containers are found again.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_handlers_containers_are_found_again() -> Result<()> {
-    for handler in ["crun", "runc", "youki"] {
-        let test = format!("every_handlers_containers_are_found_again on {handler}");
-        let Some(mut case) = Case::open(&test, Setup::with_handler(handler)).await? else { return Ok(()) };
-        let pod = case.cri.pod("again");
-        let (pod_id, sleeper) = case.sleeper(&pod).await?;
-        let done =
-            case.cri.launch(&pod_id, &container("done", BUSYBOX, &["sh", "-c", "exit 9"]), &pod).await?;
-        case.cri.exited(&done, SOON).await?;
-        let created =
-            case.cri.create(&pod_id, &container("created", BUSYBOX, &["sleep", "99"]), &pod).await?;
-        case.node.kill_daemon()?;
-        case.node.start_daemon()?;
-        case.cri = case.node.cri().await?;
-        let cri = &case.cri;
-        ensure!(cri.status(&sleeper).await?.state() == ContainerState::ContainerRunning, "{handler}");
-        ensure!(cri.status(&done).await?.exit_code == 9, "{handler}");
-        ensure!(cri.status(&created).await?.state() == ContainerState::ContainerCreated, "{handler}");
-        cri.start(&created).await?;
-        ensure!(cri.shell(&sleeper, "echo here").await? == "here\n", "{handler}");
-        cri.stop(&sleeper, 0).await?;
-        ensure!(cri.status(&sleeper).await?.exit_code == 137, "{handler}");
-        cri.end_pod(&pod_id).await?;
-        case.close()?;
-    }
-    Ok(())
+async fn containers_in_every_state_are_found_again() -> Result<()> {
+    let Some(mut case) = Case::open("containers_in_every_state_are_found_again", Setup::default()).await?
+    else {
+        return Ok(());
+    };
+    let pod = case.cri.pod("again");
+    let (pod_id, sleeper) = case.sleeper(&pod).await?;
+    let done = case.cri.launch(&pod_id, &container("done", BUSYBOX, &["sh", "-c", "exit 9"]), &pod).await?;
+    case.cri.exited(&done, SOON).await?;
+    let created = case.cri.create(&pod_id, &container("created", BUSYBOX, &["sleep", "99"]), &pod).await?;
+    case.node.kill_daemon()?;
+    case.node.start_daemon()?;
+    case.cri = case.node.cri().await?;
+    let cri = &case.cri;
+    ensure!(cri.status(&sleeper).await?.state() == ContainerState::ContainerRunning);
+    ensure!(cri.status(&done).await?.exit_code == 9);
+    ensure!(cri.status(&created).await?.state() == ContainerState::ContainerCreated);
+    cri.start(&created).await?;
+    ensure!(cri.shell(&sleeper, "echo here").await? == "here\n");
+    cri.stop(&sleeper, 0).await?;
+    ensure!(cri.status(&sleeper).await?.exit_code == 137);
+    cri.end_pod(&pod_id).await?;
+    case.close()
 }
 
 /// A pod that was being removed, or a daemon that dies between two calls, leaves nothing after a restart.

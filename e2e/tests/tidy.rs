@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Most lines of a file before its tests.
 const FILE_LINES: usize = 400;
-/// Most lines of a function.
+/// Most lines of a function; the tables of tests may be longer.
 const FUNCTION_LINES: usize = 60;
 /// Words that say nothing about what a thing is.
 const EMPTY_WORDS: [&str; 6] = ["Manager", "Helper", "Util", "Common", "Info", "Data"];
@@ -132,6 +132,9 @@ fn files_are_short() {
 #[test]
 fn functions_are_short() {
     check(|source, findings| {
+        if source.path.contains("/tests/") {
+            return;
+        }
         for (at, line) in source.lines.iter().enumerate().filter(|(_, line)| is_function(line)) {
             let length = function_length(&source.lines[at..]);
             if length > FUNCTION_LINES {
