@@ -58,12 +58,14 @@ critest: setup build ## critest's groups with every runtime handler
 	$(e2e) --bins --test critest $(one_by_one) --nocapture
 
 .PHONY: bench
-bench: setup build ## beside containerd in the same run: wall, CPU, memory
-	cargo run --release -q -p e2e --bin bench
+bench: packages build ## beside containerd in the same run: wall, CPU, memory
+	cargo build --release -q -p e2e --bins
+	$(target_dir)/release/bench
 
 .PHONY: bench-quick
-bench-quick: setup build ## the short form of bench
-	cargo run --release -q -p e2e --bin bench -- --quick
+bench-quick: packages build ## the short form of bench
+	cargo build --release -q -p e2e --bins
+	$(target_dir)/release/bench --quick
 
 .PHONY: lint
 lint: ## formatting, clippy, licences

@@ -288,6 +288,8 @@ impl Drop for Node {
 /// The holder's life: makes the namespaces, waits for the harness to go, and removes what the node was.
 pub fn hold(dir: &Path) -> Result<()> {
     let id = Dirs(dir.to_owned()).id();
+    // An interrupt from the terminal ends the harness; the holder has to live on and clean up.
+    rustix::process::setsid().context("leave the terminal")?;
     ns::make(&id)?;
     println!("ready");
     std::io::stdin().read_to_end(&mut Vec::new())?;

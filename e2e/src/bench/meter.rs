@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::node::Node;
+use crate::processes::pss_kib;
 
 const HIERARCHY: &str = "/sys/fs/cgroup/cpuacct";
 
@@ -131,26 +132,12 @@ fn is_sandbox(pid: i32) -> bool {
 
 /// Proportional set size, MiB; 0 of a process that has ended.
 fn pss(pid: i32) -> f64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    parse_pss(&text).unwrap_or(0.0)
-}
-
-fn parse_pss(rollup: &str) -> Option<f64> {
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? / 1024.0)
+    pss_kib(pid).unwrap_or(0) as f64 / 1024.0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pss_is_found_by_its_whole_name() {
-        let rollup =
-            "00400000-7ffd ---p 00000000 00:00 0 [rollup]\nRss: 4096 kB\nPss: 2048 kB\nPss_Anon: 8 kB\n";
-        assert_eq!(parse_pss(rollup), Some(2.0));
-        assert_eq!(parse_pss("Pss_Anon: 8 kB\n"), None);
-    }
 
     #[test]
     fn a_handler_of_sigterm_is_a_bit_of_the_mask() {
