@@ -94,7 +94,10 @@ async fn check_bytes_refused(bytes: Vec<u8>, expect: &str) {
     }
     let store = TestStore::new();
     let error = import(&store.store, Cursor::new(bytes)).await.unwrap_err();
-    assert!(matches!(error, ImageError::InvalidImage { .. } | ImageError::InvalidReference { .. }), "{error:?}");
+    assert!(
+        matches!(error, ImageError::InvalidImage { .. } | ImageError::InvalidReference { .. }),
+        "{error:?}"
+    );
     assert!(error.to_string().contains(expect), "{error}");
     assert!(store.store.list().is_empty());
     store.wait_empty().await;
@@ -114,8 +117,16 @@ async fn hostile_archives_are_refused() {
     check_bytes_refused(b"not an archive".repeat(100), "").await;
     check_bytes_refused(vec![0x1f, 0x8b, 8, 0, 1, 2], "").await;
     check_refused(BTreeMap::new(), "neither").await;
-    check_refused(layout(json!([{ "mediaType": OCI_MANIFEST, "digest": Digest::of(b"x"), "size": 1 }])), "no blob").await;
-    check_refused(layout(json!([{ "mediaType": OCI_MANIFEST, "digest": "sha256:../../x", "size": 1 }])), "malformed").await;
+    check_refused(
+        layout(json!([{ "mediaType": OCI_MANIFEST, "digest": Digest::of(b"x"), "size": 1 }])),
+        "no blob",
+    )
+    .await;
+    check_refused(
+        layout(json!([{ "mediaType": OCI_MANIFEST, "digest": "sha256:../../x", "size": 1 }])),
+        "malformed",
+    )
+    .await;
     let descriptor = json!({ "mediaType": OCI_MANIFEST, "digest": Digest::of(b"x"), "size": 1 });
     check_refused(layout(json!(vec![descriptor.clone(); 2000])), "more than 1000 images").await;
     check_refused(layout(json!(vec![descriptor; 100_000])), "larger than").await;
@@ -142,7 +153,8 @@ async fn hostile_archives_are_refused() {
 async fn an_index_that_contains_itself_ends() {
     // A digest cannot contain itself; a name that lies about it can.
     let digest = Digest::of(b"cycle");
-    let index = json!({ "schemaVersion": 2, "manifests": [{ "mediaType": OCI_INDEX, "digest": digest, "size": 1 }] });
+    let index =
+        json!({ "schemaVersion": 2, "manifests": [{ "mediaType": OCI_INDEX, "digest": digest, "size": 1 }] });
     let mut files = layout(json!([{ "mediaType": OCI_INDEX, "digest": digest, "size": 1 }]));
     files.insert(format!("blobs/sha256/{}", digest.hex()), index.to_string().into_bytes());
     check_refused(files, "another digest").await;

@@ -176,9 +176,9 @@ impl TestImage {
 }
 
 pub fn archive(files: &BTreeMap<String, Vec<u8>>) -> Vec<u8> {
-    let layer = files.iter().fold(Layer::new(), |layer, (name, bytes)| {
-        layer.entry(name, EntryType::Regular, |_| {}, bytes)
-    });
+    let layer = files
+        .iter()
+        .fold(Layer::new(), |layer, (name, bytes)| layer.entry(name, EntryType::Regular, |_| {}, bytes));
     layer.finish()
 }
 
@@ -245,9 +245,11 @@ pub async fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn with_rootfs<T: Send>(store: &TestStore, image: &Image, check: impl FnOnce(&Path) -> T + Send) -> T {
     let (layers, empty) = (store.store.layer_paths(image), store.store.empty_layer());
     let scratch = tempfile::tempdir_in(store.dir.path()).unwrap();
-    let [upper, work, target] = ["upper", "work", "target"].map(|name| -> PathBuf { scratch.path().join(name) });
+    let [upper, work, target] =
+        ["upper", "work", "target"].map(|name| -> PathBuf { scratch.path().join(name) });
     std::fs::create_dir(&target).unwrap();
-    let overlay = Overlay { layers: &layers, empty: &empty, writable: Some(Writable { upper: &upper, work: &work }) };
+    let overlay =
+        Overlay { layers: &layers, empty: &empty, writable: Some(Writable { upper: &upper, work: &work }) };
     overlay.create_writable().unwrap();
     in_mount_namespace(|| {
         overlay.mount(&target).unwrap();
@@ -261,7 +263,8 @@ pub fn in_mount_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> T {
         let thread = scope.spawn(|| {
             // SAFETY: only this thread's view of mounts and its own working directory change.
             assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0, "{}", std::io::Error::last_os_error());
-            let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+            let private =
+                rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
             rustix::mount::mount_change("/", private).unwrap();
             work()
         });

@@ -75,8 +75,15 @@ async fn links_of_links_and_links_upwards_stay_inside() {
         .symlink("a/one", "../../../../a/two")
         .symlink("a/two", "real");
     let top = Layer::new().file("a/one/f", "f");
-    check(vec![base, top], &[("/a/real", "dir 700 9"), ("/a/real/f", "file \"f\" 644 0"), ("/a/one", "-> ../../../../a/two 777 0")])
-        .await;
+    check(
+        vec![base, top],
+        &[
+            ("/a/real", "dir 700 9"),
+            ("/a/real/f", "file \"f\" 644 0"),
+            ("/a/one", "-> ../../../../a/two 777 0"),
+        ],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -133,10 +140,19 @@ async fn a_hard_link_to_nothing_is_refused() {
 
 #[tokio::test]
 async fn deletions_hide_lower_files_only() {
-    let top = Layer::new().dir("etc/").file("etc/.wh.passwd", "").file("usr/bin/new", "n").file("usr/bin/.wh.new", "");
+    let top = Layer::new()
+        .dir("etc/")
+        .file("etc/.wh.passwd", "")
+        .file("usr/bin/new", "n")
+        .file("usr/bin/.wh.new", "");
     check(
         vec![base(), top],
-        &[("/etc/passwd", ""), ("/etc", "dir 755 0"), ("/usr/bin/new", "file \"n\" 644 0"), ("/usr/bin/sh", "file \"x\" 755 3")],
+        &[
+            ("/etc/passwd", ""),
+            ("/etc", "dir 755 0"),
+            ("/usr/bin/new", "file \"n\" 644 0"),
+            ("/usr/bin/sh", "file \"x\" 755 3"),
+        ],
     )
     .await;
 }
@@ -144,11 +160,19 @@ async fn deletions_hide_lower_files_only() {
 #[tokio::test]
 async fn a_directory_beside_its_own_deletion_is_opaque() {
     let after = Layer::new().file(".wh.etc", "").dir("etc/").file("etc/new", "n");
-    check(vec![base(), after], &[("/etc/new", "file \"n\" 644 0"), ("/etc/passwd", ""), ("/etc", "dir 755 0")]).await;
+    check(
+        vec![base(), after],
+        &[("/etc/new", "file \"n\" 644 0"), ("/etc/passwd", ""), ("/etc", "dir 755 0")],
+    )
+    .await;
     let before = Layer::new().dir("etc/").file("etc/new", "n").file(".wh.etc", "");
     check(vec![base(), before], &[("/etc/new", "file \"n\" 644 0"), ("/etc/passwd", "")]).await;
     let implied = Layer::new().file(".wh.etc", "").file("etc/new", "n");
-    check(vec![base(), implied], &[("/etc/new", "file \"n\" 644 0"), ("/etc/passwd", ""), ("/etc", "dir 755 0")]).await;
+    check(
+        vec![base(), implied],
+        &[("/etc/new", "file \"n\" 644 0"), ("/etc/passwd", ""), ("/etc", "dir 755 0")],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -156,7 +180,13 @@ async fn an_opaque_marker_hides_all_of_a_directory() {
     let top = Layer::new().file("etc/.wh..wh..opq", "").file("etc/new", "n").file("bin/.wh..wh..opq", "");
     check(
         vec![base(), top],
-        &[("/etc/passwd", ""), ("/etc/new", "file \"n\" 644 0"), ("/etc", "dir 750 7"), ("/usr/bin/sh", ""), ("/bin", "-> usr/bin 777 0")],
+        &[
+            ("/etc/passwd", ""),
+            ("/etc/new", "file \"n\" 644 0"),
+            ("/etc", "dir 750 7"),
+            ("/usr/bin/sh", ""),
+            ("/bin", "-> usr/bin 777 0"),
+        ],
     )
     .await;
 }
@@ -172,18 +202,19 @@ async fn what_was_a_directory_may_become_a_file_and_back() {
     let file = Layer::new().file("etc", "no directory");
     let back = Layer::new().dir("etc/").file("etc/x", "x");
     check(vec![base(), file.clone()], &[("/etc", "file \"no directory\" 644 0"), ("/etc/passwd", "")]).await;
-    check(vec![base(), file, back], &[("/etc", "dir 755 0"), ("/etc/passwd", ""), ("/etc/x", "file \"x\" 644 0")]).await;
+    check(
+        vec![base(), file, back],
+        &[("/etc", "dir 755 0"), ("/etc/passwd", ""), ("/etc/x", "file \"x\" 644 0")],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn the_same_layer_twice_counts_where_it_is_on_top() {
     let again = Layer::new().dir("d/").file("d/f", "f");
     let deletes = Layer::new().dir("d/").file("d/.wh.f", "").file("d/g", "g");
-    check(
-        vec![again.clone(), deletes, again],
-        &[("/d/f", "file \"f\" 644 0"), ("/d/g", "file \"g\" 644 0")],
-    )
-    .await;
+    check(vec![again.clone(), deletes, again], &[("/d/f", "file \"f\" 644 0"), ("/d/g", "file \"g\" 644 0")])
+        .await;
 }
 
 #[tokio::test]
@@ -218,21 +249,37 @@ async fn metadata_is_kept() {
     let capability = b"\x01\0\0\x02\0\x0a\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     let layer = Layer::new()
         .owned_file("suid", 0o4755, 0)
-        .pax(&[("SCHILY.xattr.security.capability", capability), ("SCHILY.xattr.user.note", b"a\nb"), ("mtime", b"1.25")])
+        .pax(&[
+            ("SCHILY.xattr.security.capability", capability),
+            ("SCHILY.xattr.user.note", b"a\nb"),
+            ("mtime", b"1.25"),
+        ])
         .owned_file("cap", 0o755, 70_000)
-        .pax(&[("SCHILY.xattr.trusted.overlay.opaque", b"y"), ("SCHILY.xattr.user.overlay.redirect", b"/etc"), ("SCHILY.xattr.security.selinux", b"x")])
+        .pax(&[
+            ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+            ("SCHILY.xattr.user.overlay.redirect", b"/etc"),
+            ("SCHILY.xattr.security.selinux", b"x"),
+        ])
         .dir("plain/")
-        .entry("null", EntryType::Char, |h| {
-            h.set_device_major(1).unwrap();
-            h.set_device_minor(3).unwrap();
-        }, b"")
+        .entry(
+            "null",
+            EntryType::Char,
+            |h| {
+                h.set_device_major(1).unwrap();
+                h.set_device_minor(3).unwrap();
+            },
+            b"",
+        )
         .entry("pipe", EntryType::Fifo, |_| {}, b"");
     let store = TestStore::new();
     let image = store.import(&TestImage::new(vec![layer]), "h.io/test:1").await;
     with_rootfs(&store, &image, |root| {
         let meta = |name: &str| std::fs::symlink_metadata(root.join(name)).unwrap();
         assert_eq!(meta("suid").mode() & 0o7777, 0o4755);
-        assert_eq!((meta("cap").uid(), meta("cap").mtime(), meta("cap").mtime_nsec()), (70_000, 1, 250_000_000));
+        assert_eq!(
+            (meta("cap").uid(), meta("cap").mtime(), meta("cap").mtime_nsec()),
+            (70_000, 1, 250_000_000)
+        );
         assert_eq!(meta("suid").mtime(), 1_000_000_000);
         assert_eq!(meta("plain").mtime(), 1_000_000_000);
         assert_eq!(meta("null").rdev(), rustix::fs::makedev(1, 3));
@@ -257,12 +304,14 @@ async fn a_read_only_root_of_one_layer_and_of_many() {
     }
     let store = TestStore::new();
     let one = store.import(&TestImage::new(vec![base()]), "h.io/one:1").await;
-    let two = store.import(&TestImage::new(vec![base(), Layer::new().file("etc/x", "x")]), "h.io/two:1").await;
+    let two =
+        store.import(&TestImage::new(vec![base(), Layer::new().file("etc/x", "x")]), "h.io/two:1").await;
     for image in [one, two] {
         let (layers, empty) = (store.store.layer_paths(&image), store.store.empty_layer());
         let target = tempfile::tempdir().unwrap();
         crate::fixture::in_mount_namespace(|| {
-            let overlay = cri_server::image::overlay::Overlay { layers: &layers, empty: &empty, writable: None };
+            let overlay =
+                cri_server::image::overlay::Overlay { layers: &layers, empty: &empty, writable: None };
             overlay.mount(target.path()).unwrap();
             assert_eq!(std::fs::read(target.path().join("etc/passwd")).unwrap(), b"root");
             let error = std::fs::write(target.path().join("etc/new"), "").unwrap_err();
@@ -283,7 +332,8 @@ async fn many_layers_and_long_paths_are_mounted() {
     let deep = tempfile::tempdir().unwrap();
     let long = deep.path().join("d".repeat(200)).join("e".repeat(200));
     std::fs::create_dir_all(&long).unwrap();
-    let store = cri_server::image::ImageStore::open(&long, crate::fixture::config(Default::default())).unwrap();
+    let store =
+        cri_server::image::ImageStore::open(&long, crate::fixture::config(Default::default())).unwrap();
     let store = TestStore { store, dir: tempfile::tempdir_in(&long).unwrap() };
     let image = store.import(&TestImage::new(layers), "h.io/test:1").await;
     let found = with_rootfs(&store, &image, tree);

@@ -46,7 +46,8 @@ impl Model {
     /// Real path of a directory, made where it is missing.
     fn parent(&mut self, path: &str) -> Option<String> {
         let (parent, _) = path.rsplit_once('/').unwrap_or(("", path));
-        let mut todo: Vec<String> = parent.split('/').rev().filter(|c| !c.is_empty()).map(String::from).collect();
+        let mut todo: Vec<String> =
+            parent.split('/').rev().filter(|c| !c.is_empty()).map(String::from).collect();
         let mut here = String::new();
         let mut links = 0;
         while let Some(name) = todo.pop() {
@@ -113,10 +114,11 @@ impl Model {
                     let real = self.parent(&format!("{path}/x"))?;
                     let below = format!("{real}/");
                     self.0.retain(|path, _| own.contains(path) || !path.starts_with(&below));
-                    for path in own.iter().filter(|path| path.starts_with(&below)) {
-                        for (end, _) in path.match_indices('/').skip(1) {
-                            self.0.entry(path[..end].to_string()).or_insert(Node::Dir(0o755));
-                        }
+                    // A directory of a lower layer that this layer has put a file in before: who owns it?
+                    let parents =
+                        own.iter().filter_map(|path| path.rsplit_once('/')).map(|(parent, _)| parent);
+                    if parents.into_iter().any(|parent| !parent.is_empty() && !self.0.contains_key(parent)) {
+                        return None;
                     }
                 }
                 Op::Put(path, node) => {
@@ -175,8 +177,13 @@ fn layer(random: &mut Random, number: usize) -> Vec<Op> {
             _ => path(random, usual),
         };
         let (at, op) = match random.below(12) {
-            0..=3 => (name(random, &["f", "g"]), Op::Put(String::new(), Node::File(format!("{number}.{n}"), 0o640))),
-            4..=5 => (name(random, &["a", "b"]), Op::Put(String::new(), Node::Dir(0o700 + random.below(2) as u32))),
+            0..=3 => (
+                name(random, &["f", "g"]),
+                Op::Put(String::new(), Node::File(format!("{number}.{n}"), 0o640)),
+            ),
+            4..=5 => {
+                (name(random, &["a", "b"]), Op::Put(String::new(), Node::Dir(0o700 + random.below(2) as u32)))
+            }
             6 => {
                 let target = random.pick(&["a", "../b", "/a", "/a/b", "b/c", "../../../b", "m", "/"]);
                 (name(random, &["l", "m"]), Op::Put(String::new(), Node::Link(target.into())))
@@ -230,7 +237,9 @@ fn is_ordered(ops: &[Op]) -> bool {
             Op::Same(path, target) => vec![(path.as_str(), true), (target.as_str(), true)],
         })
         .collect();
-    paths.iter().any(|(one, solid)| *solid && paths.iter().any(|(other, _)| other.starts_with(&format!("{one}/"))))
+    paths
+        .iter()
+        .any(|(one, solid)| *solid && paths.iter().any(|(other, _)| other.starts_with(&format!("{one}/"))))
 }
 
 #[tokio::test]

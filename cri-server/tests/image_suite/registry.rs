@@ -6,7 +6,9 @@ use cri_server::image::{Digest, HostConfig, ImageError, Progress, PullRequest};
 use serde_json::json;
 use tar::EntryType;
 
-use crate::fixture::{Layer, OCI_INDEX, OCI_MANIFEST, TestImage, TestStore, config, is_root, tree, with_rootfs};
+use crate::fixture::{
+    Layer, OCI_INDEX, OCI_MANIFEST, TestImage, TestStore, config, is_root, tree, with_rootfs,
+};
 use crate::server::Server;
 
 pub fn image() -> TestImage {
@@ -37,13 +39,19 @@ async fn a_tag_is_pulled_and_found_by_every_name() {
     assert_eq!(pulled.size, (image.config.len() + image.layers[0].len() + image.layers[1].len()) as u64);
     assert_eq!(pulled.config.config.cmd, ["sh"]);
     let hex = image.id().hex();
-    for name in [&pulled.repo_tags[0], &pulled.repo_digests[0], &hex, &format!("sha256:{hex}"), &hex[..12].to_string()] {
+    for name in [
+        &pulled.repo_tags[0],
+        &pulled.repo_digests[0],
+        &hex,
+        &format!("sha256:{hex}"),
+        &hex[..12].to_string(),
+    ] {
         assert_eq!(store.store.get(name).as_ref(), Some(&pulled), "{name}");
     }
     for name in [&hex[..11], "sha256:", "", "a/b:1", &format!("{}/a/b", server.host)] {
         assert_eq!(store.store.get(name), None, "{name}");
     }
-    assert_eq!(store.store.list(), [pulled.clone()]);
+    assert_eq!(store.store.list(), std::slice::from_ref(&pulled));
     assert_eq!(store.store.manifest_blob(&pulled).await.unwrap(), Some(image.manifest()));
     assert_eq!(store.store.config_blob(pulled.id).await.unwrap(), Some(image.config.clone()));
     assert_eq!(with_rootfs(&store, &pulled, tree)["/etc/name"], "file \"x\" 644 0");
@@ -110,7 +118,11 @@ async fn mirrors_are_tried_first_and_the_origin_last() {
     let image = image();
     mirror.push("a", "1", &image);
     origin.push("a", "only-here", &image);
-    let mirrors = vec!["http://127.0.0.1:9".into(), format!("http://{}", empty.host), format!("http://{}", mirror.host)];
+    let mirrors = vec![
+        "http://127.0.0.1:9".into(),
+        format!("http://{}", empty.host),
+        format!("http://{}", mirror.host),
+    ];
     let host = HostConfig { mirrors, plain_http: true };
     let store = TestStore::with(config(origin.registries_with(host)));
     let pulled = store.store.pull(request(&origin, "a:1")).await.unwrap();

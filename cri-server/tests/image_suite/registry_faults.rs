@@ -176,7 +176,9 @@ async fn lies_are_found() {
         return;
     }
     let on_layer = |change: fn(Reply) -> Reply| {
-        move |seen: &Seen, _: usize, good: Reply, layer: &str| if is_layer(seen, layer) { change(good) } else { good }
+        move |seen: &Seen, _: usize, good: Reply, layer: &str| {
+            if is_layer(seen, layer) { change(good) } else { good }
+        }
     };
     let flip = |mut reply: Reply| {
         let middle = reply.body.len() / 2;
@@ -219,7 +221,8 @@ async fn lies_are_found() {
         _ => good,
     };
     check_fails(wrong_part, unavailable, "layer").await;
-    let redirects = |seen: &Seen, _: usize, _: Reply, _: &str| Reply::new(307, "").header("location", seen.path.clone());
+    let redirects =
+        |seen: &Seen, _: usize, _: Reply, _: &str| Reply::new(307, "").header("location", seen.path.clone());
     check_fails(redirects, unavailable, "a:1").await;
 }
 
@@ -249,9 +252,11 @@ async fn a_pull_ends_with_its_last_waiter_and_leaves_nothing() {
     if !is_root() {
         return;
     }
-    let case = case(|seen, _, good, layer| {
-        if is_layer(seen, layer) { good.fault(Fault::Stall(200_000)) } else { good }
-    })
+    let case = case(
+        |seen, _, good, layer| {
+            if is_layer(seen, layer) { good.fault(Fault::Stall(200_000)) } else { good }
+        },
+    )
     .await;
     let pull = || {
         let (store, request) = (case.store.store.clone(), request(&case.server, "a:1"));

@@ -41,7 +41,8 @@ fn guard(seen: &Seen, good: Reply, realm: &str) -> Reply {
     match seen.authorization.as_deref() {
         Some("Bearer for-alice") => good,
         Some("Bearer for-anonymous") if !private => good,
-        _ => Reply::new(401, "").header("www-authenticate", format!("Bearer realm=\"{realm}\",service=\"test\"")),
+        _ => Reply::new(401, "")
+            .header("www-authenticate", format!("Bearer realm=\"{realm}\",service=\"test\"")),
     }
 }
 
@@ -64,7 +65,10 @@ async fn tokens_are_fetched_for_the_repository() {
     store.store.pull(with(&server, "private/a:1", user("alice"))).await.unwrap();
     let tokens = server.asked("/token");
     assert_eq!(tokens.len(), 1);
-    assert!(tokens[0].path.contains("service=test") && tokens[0].path.contains("scope=repository%3Aprivate%2Fa%3Apull"));
+    assert!(
+        tokens[0].path.contains("service=test")
+            && tokens[0].path.contains("scope=repository%3Aprivate%2Fa%3Apull")
+    );
     let (server, store) = guarded().await;
     store.store.pull(request(&server, "public/a:1")).await.unwrap();
     let (server, store) = guarded().await;
@@ -128,7 +132,11 @@ async fn passwords_go_to_a_registry_that_asks_for_them() {
     assert!(is_unauthorized(&store.store.pull(with(&server, "a:1", user("bob"))).await));
     assert!(is_unauthorized(&store.store.pull(request(&server, "a:1")).await));
     store.store.pull(with(&server, "a:1", user("alice"))).await.unwrap();
-    assert_eq!(server.seen()[0].authorization, Some(basic("bob")).filter(|_| false), "nothing before it is asked for");
+    assert_eq!(
+        server.seen()[0].authorization,
+        Some(basic("bob")).filter(|_| false),
+        "nothing before it is asked for"
+    );
 }
 
 #[tokio::test]
@@ -141,7 +149,9 @@ async fn a_redirect_carries_no_credentials() {
     other.push("a", "1", &image());
     let elsewhere = format!("http://{}", other.host);
     server.hook(move |seen, _, good| match seen.authorization.as_deref() {
-        Some(_) if seen.path.contains("/blobs/") => Reply::new(307, "").header("location", format!("{elsewhere}{}", seen.path)),
+        Some(_) if seen.path.contains("/blobs/") => {
+            Reply::new(307, "").header("location", format!("{elsewhere}{}", seen.path))
+        }
         Some(_) => good,
         None => Reply::new(401, "").header("www-authenticate", "Basic"),
     });
@@ -188,7 +198,10 @@ async fn a_foreign_token_server_of_a_plain_registry_gets_no_credentials() {
     let store = TestStore::with(config(server.registries()));
     assert!(is_unauthorized(&store.store.pull(with(&server, "private/a:1", user("alice"))).await));
     assert!(is_unauthorized(
-        &store.store.pull(with(&server, "private/a:1", Some(Credentials::Identity("refresh/1".into())))).await
+        &store
+            .store
+            .pull(with(&server, "private/a:1", Some(Credentials::Identity("refresh/1".into()))))
+            .await
     ));
     assert!(other.seen().iter().all(|seen| seen.authorization.is_none() && !seen.body.contains("refresh")));
 }
@@ -198,7 +211,13 @@ async fn this_node_is_not_asked_on_anothers_word() {
     if !is_root() {
         return;
     }
-    for realm in ["http://169.254.169.254/latest", "http://localhost:1/token", "http://[fe80::1]/x", "file:///etc/passwd", "x"] {
+    for realm in [
+        "http://169.254.169.254/latest",
+        "http://localhost:1/token",
+        "http://[fe80::1]/x",
+        "file:///etc/passwd",
+        "x",
+    ] {
         let server = Server::start().await;
         server.push("private/a", "1", &image());
         server.hook(move |seen, _, good| guard(seen, good, realm));

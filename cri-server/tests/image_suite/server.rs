@@ -105,7 +105,11 @@ impl Server {
         self.put(&format!("/v2/{repository}/manifests/{tag}"), OCI_MANIFEST, &manifest);
         self.put(&format!("/v2/{repository}/manifests/{}", Digest::of(&manifest)), OCI_MANIFEST, &manifest);
         for blob in image.layers.iter().chain([&image.config]) {
-            self.put(&format!("/v2/{repository}/blobs/{}", Digest::of(blob)), "application/octet-stream", blob);
+            self.put(
+                &format!("/v2/{repository}/blobs/{}", Digest::of(blob)),
+                "application/octet-stream",
+                blob,
+            );
         }
     }
 
@@ -192,7 +196,8 @@ fn good_reply(seen: &Seen, state: &State) -> Reply {
     let Some((media_type, bytes)) = content.get(path) else {
         return Reply::new(404, r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"no such thing"}]}"#);
     };
-    let from = seen.range.as_deref().and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    let from =
+        seen.range.as_deref().and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
     let reply = match from {
         Some(from) if from < bytes.len() => Reply::new(206, &bytes[from..])
             .header("content-range", format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len())),

@@ -7,7 +7,10 @@ use cri_server::image::{ImageStore, LayerKey, RegistryConfig};
 use crate::fixture::{Layer, TestImage, TestStore, config, is_root, wait_for};
 
 fn image(content: &str) -> TestImage {
-    TestImage::new(vec![Layer::new().dir("./").file("base", "b"), Layer::new().dir("./").file("top", content)])
+    TestImage::new(vec![
+        Layer::new().dir("./").file("base", "b"),
+        Layer::new().dir("./").file("top", content),
+    ])
 }
 
 /// Opens the store again, as after a restart.
@@ -58,7 +61,10 @@ async fn five_removals_at_once_all_succeed() {
     let id = store.import(&image("x"), "h.io/a:1").await.id.to_string();
     let remove = || store.store.remove(&id);
     let results = tokio::join!(remove(), remove(), remove(), remove(), remove());
-    let removed = [results.0, results.1, results.2, results.3, results.4].into_iter().filter_map(|r| r.unwrap()).count();
+    let removed = [results.0, results.1, results.2, results.3, results.4]
+        .into_iter()
+        .filter_map(|r| r.unwrap())
+        .count();
     assert_eq!(removed, 1);
     assert_eq!(store.layer_dirs(), ["empty"]);
 }
@@ -93,7 +99,8 @@ async fn images_survive_a_restart_and_leftovers_do_not() {
     let usage = store.store.fs_usage();
     let layers = store.dir.path().join("layers");
     // What a kill at any instant may leave: staged, renamed but not recorded, half removed.
-    for name in ["tmp-0", "tmp-77", &format!("diff-{}", "a".repeat(64)), &format!("chain-{}", "b".repeat(64))] {
+    for name in ["tmp-0", "tmp-77", &format!("diff-{}", "a".repeat(64)), &format!("chain-{}", "b".repeat(64))]
+    {
         std::fs::create_dir_all(layers.join(name).join("sub")).unwrap();
         std::fs::write(layers.join(name).join("sub/file"), "x").unwrap();
     }
@@ -198,4 +205,34 @@ async fn pinned_images_say_so() {
     let store = TestStore::with(config);
     assert!(store.import(&image("x"), "h.io/a:1").await.pinned);
     assert!(!store.import(&image("y"), "h.io/b:1").await.pinned);
+}
+
+#[tokio::test]
+async fn an_unreadable_record_stops_all_removal_of_layers() {
+    if !is_root() {
+        return;
+    }
+    let store = TestStore::new();
+    store.import(&image("x"), "h.io/a:1").await;
+    let TestStore { store, dir } = store;
+    drop(store);
+    let table: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("images");
+    let mut database = None;
+    wait_for("the store is closed", || {
+        database = redb::Database::create(dir.path().join("images.redb")).ok();
+        database.is_some()
+    })
+    .await;
+    let transaction = database.as_ref().unwrap().begin_write().unwrap();
+    transaction.open_table(table).unwrap().insert("sha256:torn", &b"{"[..]).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let stranger = dir.path().join("layers").join(format!("diff-{}", "a".repeat(64)));
+    std::fs::create_dir(&stranger).unwrap();
+    let store = ImageStore::open(dir.path(), config(RegistryConfig::default())).unwrap();
+    let store = TestStore { store, dir };
+    assert!(store.store.remove("h.io/a:1").await.unwrap().is_some());
+    store.store.retain(HashSet::new()).await;
+    assert_eq!(store.layer_dirs().len(), 4);
+    assert!(store.store.list().is_empty());
 }

@@ -1,5 +1,6 @@
 //! Directories of layers on their way in and out.
 
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,10 +65,10 @@ impl Inner {
         let key = record.key;
         {
             let mut state = self.state();
-            if !state.layers.contains_key(&key) {
+            if let Entry::Vacant(vacant) = state.layers.entry(key) {
                 std::fs::rename(staging.path(), self.layer_path(&key))
                     .map_err(|e| ImageError::io(format!("publishing layer {key}"), e))?;
-                state.layers.insert(key, Layer { record: Arc::new(record), leases: 0, stored: Stored::No });
+                vacant.insert(Layer { record: Arc::new(record), leases: 0, stored: Stored::No });
             }
             lease.add_locked(&mut state, key);
         }

@@ -134,6 +134,11 @@ impl Tree {
         remove_at(parent, name)
     }
 
+    /// Tells that directories were moved by others.
+    pub fn forget(&mut self) {
+        self.last = None;
+    }
+
     /// Tells that a layer lists the directory, or that it needs nothing from below.
     pub fn listed(&mut self, directory: &Directory) {
         self.implied.remove(&directory.inode);
@@ -158,7 +163,8 @@ impl Tree {
 
     /// Path of a directory without links, as the layer has it.
     pub fn real_path(&self, directory: &Directory) -> io::Result<PathBuf> {
-        let name = |directory: &Directory| std::fs::read_link(format!("/proc/self/fd/{}", directory.fd.as_raw_fd()));
+        let name =
+            |directory: &Directory| std::fs::read_link(format!("/proc/self/fd/{}", directory.fd.as_raw_fd()));
         let (root, path) = (name(&self.root)?, name(directory)?);
         path.strip_prefix(root).map(Path::to_path_buf).map_err(|_| Errno::NOENT.into())
     }
