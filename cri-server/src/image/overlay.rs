@@ -161,3 +161,52 @@ fn open(path: &Path) -> Result<OwnedFd, Errno> {
 fn descriptor_path(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
+
+#[cfg(test)]
+#[allow(unsafe_code)]
+mod tests {
+    use super::*;
+
+    /// What kernels without `lowerdir+` get must be the same.
+    #[test]
+    fn both_ways_to_mount_show_the_same() {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("E2E_REQUIRE").is_none_or(|v| v != "1"), "this test needs root");
+            eprintln!("SKIPPED: this test needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| -> PathBuf { dir.path().join(name) };
+        for name in ["a", "b", "empty", "target"] {
+            std::fs::create_dir(path(name)).unwrap();
+        }
+        std::fs::write(path("a").join("x"), "lower").unwrap();
+        std::fs::write(path("b").join("x"), "upper").unwrap();
+        let (layers, empty, target) = ([path("a"), path("b"), path("a")], path("empty"), path("target"));
+        let (upper, work) = (path("upper"), path("work"));
+        let writable = Some(Writable { upper: &upper, work: &work });
+        let mounts = || {
+            // SAFETY: only this thread's view of mounts changes.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0);
+            let private =
+                rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+            rustix::mount::mount_change("/", private).unwrap();
+            let read_only = Overlay { layers: &layers, empty: &empty, writable: None };
+            read_only.mount_by_options(&read_only.lower(), &target).unwrap();
+            assert_eq!(std::fs::read(target.join("x")).unwrap(), b"lower");
+            assert!(std::fs::write(target.join("x"), "").is_err());
+            unmount(&target).unwrap();
+            let both = Overlay { writable, ..read_only };
+            both.create_writable().unwrap();
+            for mount in [Overlay::mount_by_options, |o: &Overlay<'_>, l: &[&Path], t: &Path| {
+                o.mount_by_parameters(l, t).map_err(io::Error::from)
+            }] {
+                mount(&both, &both.lower(), &target).unwrap();
+                std::fs::write(target.join("x"), "changed").unwrap();
+                unmount(&target).unwrap();
+                assert_eq!(std::fs::read(upper.join("x")).unwrap(), b"changed");
+            }
+        };
+        std::thread::scope(|scope| scope.spawn(mounts).join().unwrap());
+    }
+}

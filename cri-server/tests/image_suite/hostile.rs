@@ -273,3 +273,19 @@ fn an_empty_layer_is_a_layer() {
         try_unpack(blob, dir.path(), &Limits::default()).unwrap();
     }
 }
+
+#[test]
+fn a_full_disk_is_not_the_images_fault() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    crate::fixture::in_mount_namespace(|| {
+        let none = rustix::mount::MountFlags::empty();
+        #[allow(clippy::disallowed_methods, reason = "a small file system for this test")]
+        rustix::mount::mount("tmpfs", dir.path(), "tmpfs", none, c"size=64k").unwrap();
+        let layer = Layer::new().file("x", &"x".repeat(1 << 20)).finish();
+        let error = try_unpack(layer, dir.path(), &Limits::default()).unwrap_err();
+        assert!(matches!(error, ImageError::Full { .. }), "{error:?}");
+    });
+}

@@ -1,5 +1,5 @@
 //! The image library against archives, registries and overlayfs. Needs root: layers have owners and devices.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod archives;
 mod fixture;

@@ -114,10 +114,11 @@ impl Model {
                     let real = self.parent(&format!("{path}/x"))?;
                     let below = format!("{real}/");
                     self.0.retain(|path, _| own.contains(path) || !path.starts_with(&below));
-                    for path in own.iter().filter(|path| path.starts_with(&below)) {
-                        for (end, _) in path.match_indices('/').skip(1) {
-                            self.0.entry(path[..end].to_string()).or_insert(Node::Dir(0o755));
-                        }
+                    // A directory of a lower layer that this layer has put a file in before: who owns it?
+                    let parents =
+                        own.iter().filter_map(|path| path.rsplit_once('/')).map(|(parent, _)| parent);
+                    if parents.into_iter().any(|parent| !parent.is_empty() && !self.0.contains_key(parent)) {
+                        return None;
                     }
                 }
                 Op::Put(path, node) => {

@@ -206,3 +206,33 @@ async fn pinned_images_say_so() {
     assert!(store.import(&image("x"), "h.io/a:1").await.pinned);
     assert!(!store.import(&image("y"), "h.io/b:1").await.pinned);
 }
+
+#[tokio::test]
+async fn an_unreadable_record_stops_all_removal_of_layers() {
+    if !is_root() {
+        return;
+    }
+    let store = TestStore::new();
+    store.import(&image("x"), "h.io/a:1").await;
+    let TestStore { store, dir } = store;
+    drop(store);
+    let table: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("images");
+    let mut database = None;
+    wait_for("the store is closed", || {
+        database = redb::Database::create(dir.path().join("images.redb")).ok();
+        database.is_some()
+    })
+    .await;
+    let transaction = database.as_ref().unwrap().begin_write().unwrap();
+    transaction.open_table(table).unwrap().insert("sha256:torn", &b"{"[..]).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let stranger = dir.path().join("layers").join(format!("diff-{}", "a".repeat(64)));
+    std::fs::create_dir(&stranger).unwrap();
+    let store = ImageStore::open(dir.path(), config(RegistryConfig::default())).unwrap();
+    let store = TestStore { store, dir };
+    assert!(store.store.remove("h.io/a:1").await.unwrap().is_some());
+    store.store.retain(HashSet::new()).await;
+    assert_eq!(store.layer_dirs().len(), 4);
+    assert!(store.store.list().is_empty());
+}

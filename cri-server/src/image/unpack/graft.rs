@@ -17,18 +17,20 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::attributes::{Attributes, is_opaque, set_opaque};
 use super::copy::copy_opened;
 use super::extract::{Needs, PendingLink, prune_whiteouts};
 use super::merged::{Found, Merged, Resolved};
-use super::tree::{Tree, children, is_directory, is_whiteout, remove_at, stat_at};
+use super::tree::{Tree, children, is_directory, is_symlink, is_whiteout, remove_at, stat_at};
 use crate::image::error::ImageError;
 
 const OPEN_DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Name of a directory that is being moved; nothing of an image begins so, since it would be a deletion.
+const ASIDE: &str = ".wh..moving";
 /// Directories that may lie behind links of links.
 const MAX_MOVES: usize = 10_000;
 
@@ -150,48 +152,85 @@ impl Graft<'_> {
         let fail = |e| failed(path, e);
         self.moves += 1;
         let parent = path.parent().unwrap_or(Path::new(""));
+        let from = self.take_aside(parent, path.file_name().unwrap_or_default()).map_err(fail)?;
         let real = match self.all.resolve(parent, target).map_err(fail)? {
-            Resolved::Directory(real) if !real.starts_with(path) && self.moves <= MAX_MOVES => real,
+            Resolved::Directory(real) if self.moves <= MAX_MOVES => real,
             _ => {
                 let what = format!("{:?} is a link that leads to no directory", path.display().to_string());
                 return Err(ImageError::invalid(what));
             }
         };
         let to = self.make(&real).map_err(fail)?;
-        let from = self.tree.existing(path).map_err(fail)?;
         self.implied.remove(path);
-        self.merge((from.fd(), path), (to.fd(), &real)).map_err(fail)?;
-        let parent = self.tree.existing(parent).map_err(fail)?;
-        self.tree.remove(&parent, path.file_name().unwrap_or_default()).map_err(fail)?;
-        for paths in [&mut self.todo, &mut self.implied, &mut self.whiteouts] {
-            rename_below(paths, path, &real);
-        }
+        self.merge((&from, path), (to.fd(), &real)).map_err(fail)?;
+        remove_at(self.tree.root(), OsStr::new(ASIDE)).map_err(fail)?;
+        self.renamed(path, &real);
         Ok(())
     }
 
-    /// Moves everything from one directory into another; a file wins over a deletion, else what is moved wins.
+    /// Takes a directory out of the tree, so that the link shows that is to be followed.
+    fn take_aside(&mut self, parent: &Path, name: &OsStr) -> io::Result<OwnedFd> {
+        let (root, parent) = (self.tree.root().clone(), self.tree.existing(parent)?);
+        rustix::fs::renameat_with(&parent, name, &root, ASIDE, RenameFlags::NOREPLACE)?;
+        self.tree.forget();
+        Ok(rustix::fs::openat(&root, ASIDE, OPEN_DIRECTORY, Mode::empty())?)
+    }
+
+    /// Moves everything from one directory into another.
     fn merge(&mut self, from: (&OwnedFd, &Path), to: (&OwnedFd, &Path)) -> io::Result<()> {
         if is_opaque(from.0)? {
             set_opaque(to.0)?;
         }
         for name in children(from.0)? {
-            let Some(moved) = stat_at(from.0, &name)? else { continue };
-            match stat_at(to.0, &name)? {
-                None => {}
-                Some(there) if is_directory(&there) && is_directory(&moved) => {
-                    self.merge_directories(from, to, &name)?;
-                    remove_at(from.0, &name)?;
-                    continue;
-                }
-                Some(there) if is_whiteout(&moved) && !is_whiteout(&there) => {
-                    remove_at(from.0, &name)?;
-                    continue;
-                }
-                Some(_) => remove_at(to.0, &name)?,
-            }
-            rustix::fs::renameat(from.0, &name, to.0, &name)?;
+            self.merge_child(from, to, &name)?;
         }
         Ok(())
+    }
+
+    /// What is moved wins over what is there, but deletions mean lower layers only.
+    fn merge_child(
+        &mut self,
+        from: (&OwnedFd, &Path),
+        to: (&OwnedFd, &Path),
+        name: &OsStr,
+    ) -> io::Result<()> {
+        let Some(moved) = stat_at(from.0, name)? else { return Ok(()) };
+        let there = stat_at(to.0, name)?;
+        match &there {
+            Some(there) if is_directory(there) && is_directory(&moved) => {
+                self.merge_directories(from, to, name)?;
+                return remove_at(from.0, name);
+            }
+            Some(there) if is_symlink(there) && self.implied.contains(&from.1.join(name)) => {
+                self.merge_behind(from, to, name)?;
+                return remove_at(from.0, name);
+            }
+            Some(there) if is_whiteout(&moved) && !is_whiteout(there) => {
+                if is_directory(there) {
+                    self.hide_lower(to, name)?;
+                }
+                return remove_at(from.0, name);
+            }
+            Some(_) => remove_at(to.0, name)?,
+            None => {}
+        }
+        rustix::fs::renameat(from.0, name, to.0, name)?;
+        if there.as_ref().is_some_and(is_whiteout) && is_directory(&moved) {
+            self.hide_lower(to, name)?;
+            self.forget_implied(&from.1.join(name));
+        }
+        Ok(())
+    }
+
+    /// A directory beside its own deletion.
+    fn hide_lower(&mut self, parent: (&OwnedFd, &Path), name: &OsStr) -> io::Result<()> {
+        self.forget_implied(&parent.1.join(name));
+        set_opaque(rustix::fs::openat(parent.0, name, OPEN_DIRECTORY, Mode::empty())?)
+    }
+
+    fn forget_implied(&mut self, path: &Path) {
+        self.implied.remove(path);
+        self.todo.remove(path);
     }
 
     /// Two directories of one name become one: what the layer lists of either counts.
@@ -213,6 +252,34 @@ impl Graft<'_> {
             self.todo.remove(&target_path);
         }
         self.merge((&source, &source_path), (&target, &target_path))
+    }
+
+    /// A directory that the layer does not list meets a link that it does list.
+    fn merge_behind(
+        &mut self,
+        from: (&OwnedFd, &Path),
+        to: (&OwnedFd, &Path),
+        name: &OsStr,
+    ) -> io::Result<()> {
+        self.moves += 1;
+        let target = rustix::fs::readlinkat(to.0, name, Vec::new())?.into_bytes();
+        let real = match self.all.resolve(to.1, &target)? {
+            Resolved::Directory(real) if self.moves <= MAX_MOVES => real,
+            _ => return Err(Errno::NOTDIR.into()),
+        };
+        let (source_path, behind) = (from.1.join(name), self.make(&real)?);
+        let source = rustix::fs::openat(from.0, name, OPEN_DIRECTORY, Mode::empty())?;
+        self.implied.remove(&source_path);
+        self.merge((&source, &source_path), (behind.fd(), &real))?;
+        self.renamed(&source_path, &real);
+        Ok(())
+    }
+
+    fn renamed(&mut self, from: &Path, to: &Path) {
+        self.todo.remove(from);
+        for paths in [&mut self.todo, &mut self.implied, &mut self.whiteouts] {
+            rename_below(paths, from, to);
+        }
     }
 
     fn prune(&self) -> io::Result<()> {
@@ -243,6 +310,9 @@ impl Graft<'_> {
         let (parent, name) = self.real(&link.path)?.ok_or_else(missing)?;
         let into = self.make(&parent).map_err(fail)?;
         let real_target = target_parent.join(&target_name);
+        if real_target == parent.join(&name) {
+            return Ok(());
+        }
         let here = self.tree.existing(&target_parent).ok();
         let own = match &here {
             Some(here) => stat_at(here, &target_name).map_err(fail)?,
@@ -263,7 +333,7 @@ impl Graft<'_> {
                 self.tree.remove(&into, &name).map_err(fail)?;
                 copy_opened(source, &into, &name).map_err(fail)?;
                 self.linked.insert(parent.join(&name));
-                if own.is_some() || real_target == parent.join(&name) {
+                if own.is_some() {
                     return Ok(());
                 }
                 // Unless the layer has another use for it, the old name becomes another name of the copy.

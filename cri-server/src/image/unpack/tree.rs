@@ -134,6 +134,11 @@ impl Tree {
         remove_at(parent, name)
     }
 
+    /// Tells that directories were moved by others.
+    pub fn forget(&mut self) {
+        self.last = None;
+    }
+
     /// Tells that a layer lists the directory, or that it needs nothing from below.
     pub fn listed(&mut self, directory: &Directory) {
         self.implied.remove(&directory.inode);
