@@ -221,13 +221,15 @@ impl Bundle {
         let bundle = self.daemon.paths.bundle(&record.id);
         let rootfs = self.daemon.paths.rootfs(&record.id);
         let (upper, work) = (own.join("upper"), own.join("work"));
-        for (path, mode) in [(&upper, 0o755), (&work, 0o700), (&bundle, 0o711), (&rootfs, 0o755)] {
+        for (path, mode) in [(&bundle, 0o711), (&rootfs, 0o755)] {
             pod_files::make_directory(path, mode).map_err(Error::host(format!("make {}", path.display())))?;
         }
         let layers: Vec<_> = record.layers.iter().map(|key| self.daemon.images.layer_path(key)).collect();
         let empty = self.daemon.images.empty_layer();
         let writable = Some(Writable { upper: &upper, work: &work });
-        Overlay { layers: &layers, empty: &empty, writable }.mount(&rootfs)?;
+        let overlay = Overlay { layers: &layers, empty: &empty, writable };
+        overlay.create_writable()?;
+        overlay.mount(&rootfs)?;
         Ok(rootfs)
     }
 

@@ -14,6 +14,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{CHUNK, Service};
+use crate::detached::{blocking, detached};
 use crate::error::Error;
 use crate::image::{self, Credentials, Digest, Progress, PullRequest};
 
@@ -91,14 +92,13 @@ impl admin_server::Admin for Service {
         let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
             let writer = io::BufWriter::with_capacity(CHUNK, ChunkWriter { sender: sender.clone() });
-            let exported = image::export(&images, vec![image], writer).await;
-            let flushed = exported.map_err(Error::from).and_then(|writer| {
-                writer
-                    .into_inner()
-                    .map(drop)
-                    .map_err(|error| Error::host("export an image")(error.into_error()))
+            // Detached, so that a panic becomes an error and not a short archive that looks whole.
+            let exported = detached(async move {
+                let writer = image::export(&images, vec![image], writer).await?;
+                let flush = move || writer.into_inner().map(drop).map_err(io::IntoInnerError::into_error);
+                blocking(flush).await?.map_err(Error::host("export an image"))
             });
-            if let Err(error) = flushed {
+            if let Err(error) = exported.await {
                 // Nobody is left to tell.
                 sender.send(Err(error.into())).await.unwrap_or_default();
             }
