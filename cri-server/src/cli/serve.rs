@@ -17,6 +17,7 @@ use crate::{recover, service};
 pub fn serve(config: Config) -> anyhow::Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     start_log(&config)?;
+    crate::host::limits::apply();
     // The default certificate verifier of every registry connection; failing means that one is installed already.
     let _installed = rustls::crypto::ring::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread()

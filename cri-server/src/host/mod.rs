@@ -4,6 +4,8 @@
 pub mod cgroup;
 pub mod cni;
 pub mod fs;
+#[allow(unsafe_code)]
+pub mod limits;
 pub mod monitor;
 pub mod mount;
 pub mod netns;

@@ -282,6 +282,9 @@ impl Pod {
     }
 }
 
+/// Output that may wait in a pipe, bytes: the most that an ordinary kernel allows. Pages are taken only when used.
+const OUTPUT_BUFFER: usize = 1 << 20;
+
 /// The container's standard descriptors, the writing end of its input, and what is read from it.
 fn standard_fds(spec: &CreateContainer) -> io::Result<(StandardFds, Option<OwnedFd>, Vec<Output>)> {
     if spec.terminal {
@@ -292,8 +295,15 @@ fn standard_fds(spec: &CreateContainer) -> io::Result<(StandardFds, Option<Owned
         true => pipe().map(|(reading, writing)| (Some(reading), Some(writing)))?,
         false => (None, None),
     };
-    let (stdout, stdout_end) = pipe()?;
-    let (stderr, stderr_end) = pipe()?;
+    let output = || {
+        let ends = pipe()?;
+        // A container must not wait because this process, or the log's disk, is held up for a moment. A kernel that
+        // allows less leaves the pipe as it is.
+        let _capacity = rustix::pipe::fcntl_setpipe_size(&ends.0, OUTPUT_BUFFER);
+        io::Result::Ok(ends)
+    };
+    let (stdout, stdout_end) = output()?;
+    let (stderr, stderr_end) = output()?;
     let splitter = |stream| LineSplitter::new(stream, Newlines::Verbatim, spec.log_line_limit);
     let outputs = vec![
         Output::new(stdout, splitter(StreamName::Stdout))?,
