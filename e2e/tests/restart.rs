@@ -110,7 +110,10 @@ async fn check(test: &str, absence: Absence) -> Result<()> {
     ensure!(written.lines >= least, "{} lines, expected {least} or more", written.lines);
     let (gap, machine) = (Duration::from_nanos(written.longest_gap), pauses.end());
     let handler = &case.node.setup().default_handler;
-    eprintln!("{handler}, {absence:?}: {} lines, longest gap {gap:?}, the machine's {machine:?}", written.lines);
+    eprintln!(
+        "{handler}, {absence:?}: {} lines, longest gap {gap:?}, the machine's {machine:?}",
+        written.lines
+    );
     ensure!(gap <= LONGEST_GAP + machine, "the writer stalled for {gap:?}, the machine for {machine:?}");
 
     let late = cri.launch(&pod_id, &container("late", BUSYBOX, &["sh", "-c", "exit 5"]), &pod).await?;
