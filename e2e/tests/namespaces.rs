@@ -34,7 +34,7 @@ async fn check(case: &Case, modes: [NamespaceMode; 3], expect: [(&str, Whose); 5
     for name in ["one", "two"] {
         let mut config = container(name, BUSYBOX, &["sleep", "1000"]);
         security(&mut config).namespace_options = Some(options.clone());
-        let id = cri.launch(&pod_id, &config, &pod).await?;
+        let id = cri.launch(&pod_id, &config, &pod).await.with_context(|| format!("{modes:?}"))?;
         let links =
             cri.shell(&id, "cd /proc/self/ns; for k in net ipc uts pid mnt; do readlink $k; done").await?;
         found.push(links.lines().map(str::to_owned).collect::<Vec<_>>());
