@@ -22,7 +22,9 @@ pub fn probe(program: &Path) -> HandlerFacts {
     let recursive_read_only = if recursive_read_only { Availability::Present } else { Availability::Missing };
     let facts = HandlerFacts { recursive_read_only, ..HandlerFacts::default() };
     match version.starts_with("youki") {
+        // Its features do not list `rro`, which it knows all the same.
         true => HandlerFacts {
+            recursive_read_only: Availability::Present,
             masked_equal: MaskedEqual::ValueTwoIsMask,
             propagation: PropagationWords::Plain,
             ..facts
