@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 target_dir := $(abspath $(or $(CARGO_TARGET_DIR),target))
 static := -C target-feature=+crt-static
+# What set-up builds is found like what packages install.
+export PATH := $(CURDIR)/.cache/bin:$(PATH)
 # Binaries under test, for the harness.
 export BERTH_BIN_DIR := $(target_dir)/release
 # One after another: each end-to-end case has its node to itself.
@@ -40,7 +42,7 @@ test: export E2E_REQUIRE := 1
 test: setup build lint test-unit test-e2e ## every test: unit, kernel, end to end, conformance
 
 .PHONY: test-unit
-test-unit: ## unit, property, golden and kernel tests, and the style of the source
+test-unit: setup ## unit, property, golden and kernel tests, and the style of the source
 	cargo test --workspace --exclude e2e
 	cargo test -p e2e --lib --test tidy
 
