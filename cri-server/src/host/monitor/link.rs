@@ -26,8 +26,8 @@ use crate::monitor::wire::{Frame, FrameReader, Outgoing};
 
 /// Calls that may wait for the socket.
 const QUEUE: usize = 64;
-/// Events kept for a receiver that lags.
-const EVENTS: usize = 1024;
+/// Events kept for a receiver that lags. Their memory is taken per pod from the beginning: 200 bytes each.
+const EVENTS: usize = 256;
 
 /// Number of the call that the link makes by itself.
 const OWN_CALL: u64 = 0;
