@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::cri::{Cri, container};
 use crate::image::set::BUSYBOX;
+use crate::wait;
 
 /// Exit code of the job.
 const JOB_CODE: i32 = 7;
@@ -101,7 +102,7 @@ impl Life {
             Step::RunPod => self.pod_id = cri.run_pod(&self.pod).await?,
             Step::CreateJob => self.job = cri.create(&self.pod_id, &job(), &self.pod).await?,
             Step::StartJob => start(cri, &self.job).await?,
-            Step::JobEnd => drop(cri.exited(&self.job, SOON).await?),
+            Step::JobEnd => job_end(cri, &self.job).await?,
             Step::CreateServer => self.server = cri.create(&self.pod_id, &server(), &self.pod).await?,
             Step::StartServer => start(cri, &self.server).await?,
             Step::Exec => ensure!(cri.shell(&self.server, "echo here").await? == "here\n"),
@@ -197,6 +198,18 @@ fn job() -> api::ContainerConfig {
 
 fn server() -> api::ContainerConfig {
     container("server", BUSYBOX, &["sleep", "100000"])
+}
+
+/// Waits for the job's end; a call that fails ends the wait, unlike in [`Cri::exited`].
+async fn job_end(cri: &Cri, id: &str) -> Result<()> {
+    let seen = wait::until_async("the job's end", SOON, || async {
+        match cri.status(id).await {
+            Ok(status) if status.state() != ContainerState::ContainerExited => bail!("{status:?}"),
+            answer => Ok(answer),
+        }
+    });
+    ensure!(seen.await??.exit_code == JOB_CODE);
+    Ok(())
 }
 
 /// As a kubelet that does not know whether its start was heard: looks first.

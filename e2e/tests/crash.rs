@@ -105,7 +105,7 @@ async fn until_killed(case: &mut Case, step: Step, dice: &mut Dice) -> Result<Ro
         }
     });
     // Fails where the first life failed, which is told below.
-    let _reached = seen.wait_for(|now| *now >= step).await;
+    let _reached = seen.wait_for(|now| *now >= step).await.map(drop);
     let delay = dice.below(LATEST_KILL);
     tokio::time::sleep(Duration::from_micros(delay)).await;
     killed.store(true, Ordering::SeqCst);
