@@ -16,7 +16,7 @@ use crate::host::mount;
 use crate::model::container::{ContainerState, Exit};
 use crate::model::id::{ContainerId, PodId};
 use crate::model::sandbox::SandboxState;
-use crate::monitor::protocol::{ContainerStatus, MonitorState};
+use crate::monitor::protocol::{ContainerStatus, MonitorState, Target};
 use crate::monitor::record::ExitRecord;
 use crate::steps::{supervise, teardown};
 use crate::store;
@@ -31,7 +31,7 @@ const ANSWER: Duration = Duration::from_secs(4);
 const EXIT_LIMIT: u64 = 1 << 20;
 
 /// Objects that could not be read: what may belong to them is left alone.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 struct Quarantine {
     pods: bool,
     containers: bool,
@@ -43,14 +43,14 @@ pub async fn recover(daemon: &Arc<Daemon>) -> Result<(), Error> {
     let mut pods = tokio::task::JoinSet::new();
     for sandbox in daemon.sandboxes.all() {
         let daemon = daemon.clone();
-        pods.spawn(async move { recover_pod(&daemon, &sandbox).await });
+        pods.spawn(async move { recover_pod(&daemon, &sandbox, quarantine).await });
     }
     while let Some(result) = pods.join_next().await {
         if let Err(error) = result {
             tracing::error!(%error, "a pod cannot be recovered");
         }
     }
-    collect(daemon, &quarantine).await;
+    collect(daemon, quarantine).await;
     Ok(())
 }
 
@@ -99,32 +99,39 @@ fn directories<Id: TryFrom<String>>(parent: &Path) -> Result<Vec<(Id, std::path:
     Ok(found)
 }
 
-async fn recover_pod(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) {
+async fn recover_pod(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, quarantine: Quarantine) {
     let _operation = sandbox.operation.lock().await;
-    for container in daemon.containers_of(sandbox.id()) {
-        if container.state() == ContainerState::Creating {
-            report(sandbox, teardown::erase_container(daemon, &container).await);
-        }
-    }
     let this_boot = sandbox.fixed.boot_id == daemon.boot_id;
     match sandbox.state() {
-        SandboxState::Creating => report(sandbox, teardown::erase_sandbox(daemon, sandbox).await),
+        SandboxState::Creating => {
+            let left = teardown::erase_sandbox(daemon, sandbox).await;
+            // Shown, so that it can be removed and does not keep its name.
+            if !left.is_empty() {
+                enter_not_ready(sandbox);
+            }
+            report(sandbox, left);
+        }
         SandboxState::Ready { .. } if this_boot => match attach(daemon, sandbox).await {
-            Some((monitor, state)) => adopt(daemon, sandbox, monitor, &state),
+            Some(state) => adopt(daemon, sandbox, &state, quarantine).await,
             None => abandon(daemon, sandbox).await,
         },
         SandboxState::Ready { .. } | SandboxState::NotReady { .. } => abandon(daemon, sandbox).await,
     }
 }
 
-async fn attach(daemon: &Daemon, sandbox: &Sandbox) -> Option<(Monitor, MonitorState)> {
+/// Finds the pod's monitor and follows it; what it says then is newer than any event that was missed.
+async fn attach(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Option<MonitorState> {
     let attached = tokio::time::timeout(ANSWER, async {
         let monitor = Monitor::attach(&daemon.paths.monitor_socket(sandbox.id())).await?;
-        let state = monitor.state().await?;
-        Ok::<_, crate::host::monitor::MonitorError>((monitor, state))
+        supervise::follow(daemon, sandbox, monitor.clone());
+        monitor.state().await
     });
-    match attached.await {
-        Ok(Ok(attached)) => Some(attached),
+    let attached = attached.await;
+    if !matches!(attached, Ok(Ok(_))) {
+        sandbox.set_monitor(None);
+    }
+    match attached {
+        Ok(Ok(state)) => Some(state),
         Ok(Err(error)) => {
             tracing::warn!(pod = sandbox.id().short(), error = chain(&error), "its monitor is gone");
             None
@@ -141,13 +148,20 @@ async fn attach(daemon: &Daemon, sandbox: &Sandbox) -> Option<(Monitor, MonitorS
 }
 
 /// Takes over a pod whose monitor lives.
-fn adopt(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, monitor: Monitor, state: &MonitorState) {
-    supervise::follow(daemon, sandbox, monitor);
+async fn adopt(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, state: &MonitorState, quarantine: Quarantine) {
+    undo_unfinished(daemon, sandbox).await;
+    end_execs(daemon, sandbox, state).await;
+    if !quarantine.containers {
+        delete_strangers(daemon, sandbox, state).await;
+    }
     for container in daemon.containers_of(sandbox.id()) {
         let known = state.containers.iter().find(|known| known.id == container.id.as_str());
         match known.map(|known| &known.status) {
             Some(ContainerStatus::Running { pid, started_at_ns }) => {
                 show(&container, ContainerState::Running { pid: *pid, started_at: *started_at_ns });
+            }
+            Some(ContainerStatus::Exited { .. }) if container.state().is_exited() => {
+                teardown::release_later(daemon, container);
             }
             Some(ContainerStatus::Exited { record, .. }) => supervise::exited(daemon, record),
             Some(ContainerStatus::Created { .. } | ContainerStatus::Creating) => {}
@@ -155,6 +169,46 @@ fn adopt(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, monitor: Monitor, state: 
                 settle(daemon, &container);
                 teardown::release_later(daemon, container);
             }
+        }
+    }
+}
+
+/// Undoes containers whose making was cut off. One that cannot be undone wholly is shown, so that it can be removed.
+async fn undo_unfinished(daemon: &Arc<Daemon>, sandbox: &Sandbox) {
+    for container in daemon.containers_of(sandbox.id()) {
+        if container.state() == ContainerState::Creating {
+            let left = teardown::erase_container(daemon, &container).await;
+            if !left.is_empty() {
+                supervise::end(&container, unseen(&container));
+            }
+            report(sandbox, left);
+        }
+    }
+}
+
+/// Kills the commands that a dead daemon had started: nobody reads their output or keeps their deadline any more.
+async fn end_execs(daemon: &Daemon, sandbox: &Sandbox, state: &MonitorState) {
+    let Some(monitor) = sandbox.monitor() else { return };
+    for exec in &state.execs {
+        if let Err(error) = monitor.signal(Target::Exec(exec.exec_id.clone()), libc::SIGKILL).await {
+            tracing::warn!(pod = sandbox.id().short(), error = chain(&error), "a command goes on unheard");
+        }
+    }
+    for container in daemon.containers_of(sandbox.id()) {
+        teardown::remove_process_files(&daemon.paths.bundle(&container.id));
+    }
+}
+
+/// Deletes what the monitor has and no record names: its making went on after the daemon's death.
+async fn delete_strangers(daemon: &Daemon, sandbox: &Sandbox, state: &MonitorState) {
+    let Some(monitor) = sandbox.monitor() else { return };
+    for stranger in state.containers.iter().filter(|known| daemon.containers.find(&known.id).is_none()) {
+        if let Err(error) = monitor.delete(&stranger.id).await {
+            tracing::error!(
+                container = stranger.id,
+                error = chain(&error),
+                "a container without a record stays"
+            );
         }
     }
 }
@@ -171,6 +225,7 @@ fn show(container: &Container, state: ContainerState) {
 
 /// Takes back what a pod had whose monitor or boot is gone; its records stay until it is removed.
 async fn abandon(daemon: &Arc<Daemon>, sandbox: &Sandbox) {
+    undo_unfinished(daemon, sandbox).await;
     for container in daemon.containers_of(sandbox.id()) {
         if sandbox.fixed.boot_id == daemon.boot_id
             && let Err(error) = teardown::kill_cgroup(daemon, &container).await
@@ -180,9 +235,13 @@ async fn abandon(daemon: &Arc<Daemon>, sandbox: &Sandbox) {
         settle(daemon, &container);
     }
     report(sandbox, teardown::release_sandbox(daemon, sandbox).await);
-    if sandbox.state().is_ready()
-        && let Err(error) = sandbox.enter(sandbox.state().stopped())
-    {
+    if sandbox.state().is_ready() {
+        enter_not_ready(sandbox);
+    }
+}
+
+fn enter_not_ready(sandbox: &Sandbox) {
+    if let Err(error) = sandbox.enter(sandbox.state().stopped()) {
         tracing::error!(pod = sandbox.id().short(), error = chain(&error), "cannot be recorded as not ready");
     }
 }
@@ -225,12 +284,16 @@ fn report(sandbox: &Sandbox, failures: Vec<String>) {
 }
 
 /// Undoes what no live object owns.
-async fn collect(daemon: &Arc<Daemon>, quarantine: &Quarantine) {
-    if !quarantine.pods {
-        collect_pods(daemon).await;
+async fn collect(daemon: &Arc<Daemon>, quarantine: Quarantine) {
+    match quarantine.pods {
+        true => settle_orphans(daemon),
+        false => {
+            collect_pods(daemon).await;
+            erase_orphans(daemon).await;
+        }
     }
     if !quarantine.containers {
-        collect_containers(daemon).await;
+        sweep_containers(daemon);
         // Containers hold leases on what they stand on.
         daemon.images.retain(HashSet::new()).await;
     }
@@ -268,15 +331,31 @@ async fn collect_attachments(daemon: &Arc<Daemon>) {
     }
 }
 
-async fn collect_containers(daemon: &Arc<Daemon>) {
-    for container in daemon.containers.all() {
-        if daemon.sandboxes.find(container.pod_id.as_str()).is_none() {
-            let left = teardown::erase_container(daemon, &container).await;
-            for failure in left {
-                tracing::error!(container = container.id.short(), failure, "a container without a pod stays");
-            }
+/// Containers whose pods have no readable record.
+fn orphans(daemon: &Daemon) -> impl Iterator<Item = Arc<Container>> {
+    let all = daemon.containers.all().into_iter();
+    all.filter(|container| daemon.sandboxes.find(container.pod_id.as_str()).is_none())
+}
+
+/// Orphans may belong to a quarantined pod and run in it: only what is known to have ended is told.
+fn settle_orphans(daemon: &Daemon) {
+    for container in orphans(daemon) {
+        let ended = container::exit_path(&daemon.paths.container(&container.id)).exists();
+        if ended || container.record().boot_id != daemon.boot_id {
+            settle(daemon, &container);
         }
     }
+}
+
+async fn erase_orphans(daemon: &Daemon) {
+    for container in orphans(daemon) {
+        for failure in teardown::erase_container(daemon, &container).await {
+            tracing::error!(container = container.id.short(), failure, "a container without a pod stays");
+        }
+    }
+}
+
+fn sweep_containers(daemon: &Daemon) {
     for parent in [daemon.paths.containers(), daemon.paths.bundles()] {
         for (id, directory) in directories::<ContainerId>(&parent).unwrap_or_default() {
             if daemon.containers.find(id.as_str()).is_none() {

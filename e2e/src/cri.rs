@@ -110,6 +110,14 @@ impl Cri {
         answer.status.ok_or_else(|| Status::internal("the answer has no status"))
     }
 
+    /// The listed pods of that name.
+    pub async fn pods_named(&self, name: &str) -> Result<Vec<cri::PodSandbox>, Status> {
+        let all = self.runtime.clone().list_pod_sandbox(cri::ListPodSandboxRequest::default()).await?;
+        let mut pods = all.into_inner().items;
+        pods.retain(|pod| pod.metadata.as_ref().is_some_and(|metadata| metadata.name == name));
+        Ok(pods)
+    }
+
     /// Creates a container.
     pub async fn create(
         &self,

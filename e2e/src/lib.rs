@@ -15,6 +15,7 @@ pub mod gate;
 pub mod http;
 pub mod image;
 pub mod leaks;
+pub mod life;
 pub mod log;
 pub mod node;
 #[allow(unsafe_code)]

@@ -162,6 +162,39 @@ impl Node {
         self.daemon.take().context("the daemon is not running").map(drop)
     }
 
+    /// What a reboot does, but for the kernel's own objects outside of pods: no process of a pod, nothing mounted or
+    /// left below the volatile directories, and another boot id. The daemon must not be running.
+    pub fn reboot(&self) -> Result<()> {
+        ensure!(self.daemon.is_none(), "the daemon is running");
+        wait::until("the end of the pods' processes", SETTLE, || {
+            ensure!(self.ancestry.kill_all(&self.own_pids())?, "some are left");
+            Ok(())
+        })?;
+        let volatile = [self.dirs.state(), self.dirs.netns()];
+        let table = std::fs::read_to_string(format!("/proc/{}/mountinfo", self.holder_pid()))?;
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+        for point in points.filter(|point| volatile.iter().any(|dir| point.starts_with(dir))) {
+            self.program("umount").args(["--lazy"]).arg(point).ok()?;
+        }
+        for dir in &volatile {
+            std::fs::remove_dir_all(dir)?;
+            std::fs::create_dir_all(dir)?;
+        }
+        std::fs::write(self.boot_id_file(), "00000000-0000-4000-8000-000000000001\n")?;
+        Ok(())
+    }
+
+    /// Puts a file of the node's in the place of the kernel's boot id, so that [`Node::reboot`] can change it.
+    pub fn own_boot_id(&self) -> Result<()> {
+        let real = "/proc/sys/kernel/random/boot_id";
+        std::fs::copy(real, self.boot_id_file())?;
+        self.program("mount").arg("--bind").arg(self.boot_id_file()).arg(real).silent()
+    }
+
+    fn boot_id_file(&self) -> PathBuf {
+        self.dirs.top().join("boot_id")
+    }
+
     /// What the node has now.
     pub fn snapshot(&self) -> Result<Snapshot> {
         Snapshot::take(self)

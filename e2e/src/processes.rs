@@ -45,6 +45,24 @@ impl Ancestry {
         Ok(doomed.is_empty())
     }
 
+    /// The monitor of a pod: the process that writes the monitor's own log in the pod's directory.
+    pub fn monitor(&self, pod_id: &str) -> Result<i32> {
+        let log = format!("{pod_id}/monitor.log");
+        let writes = |pid: &i32| {
+            let stderr = std::fs::read_link(format!("/proc/{pid}/fd/2"));
+            stderr.is_ok_and(|path| path.to_string_lossy().contains(&log))
+        };
+        self.processes()?.into_keys().find(writes).with_context(|| format!("pod {pod_id} has no monitor"))
+    }
+
+    /// Processes in the cgroups of a pod.
+    pub fn of_pod(&self, pod_id: &str) -> Result<Vec<i32>> {
+        let inside = |pid: &i32| {
+            std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(pod_id))
+        };
+        Ok(self.processes()?.into_keys().filter(inside).collect())
+    }
+
     fn owns(&self, pid: Pid) -> bool {
         let proc = format!("/proc/{}", pid.as_raw_nonzero());
         let marker = format!("{MARKER}={}", self.id);

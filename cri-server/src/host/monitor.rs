@@ -14,7 +14,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use crate::monitor::protocol::{self, Answer, Call, ExecProcess, ToMonitor};
 pub use crate::monitor::protocol::{
@@ -124,17 +124,23 @@ impl Monitor {
         Ok(holder.map(|pid| pid.as_raw_nonzero().get()))
     }
 
-    /// Kills the monitor of a pod that does not answer, with its pod init; whether there was one. Its containers
-    /// live on: kill them through their cgroups.
-    pub fn kill(dir: &Path) -> io::Result<bool> {
+    /// Kills the monitor of a pod that does not answer, with its pod init, and waits for its end; whether there was
+    /// one. Its containers live on: kill them through their cgroups. Blocks for up to `patience`.
+    pub fn kill(dir: &Path, patience: Duration) -> io::Result<bool> {
         let Some(pid) = Self::holder(dir)?.and_then(Pid::from_raw) else { return Ok(false) };
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH) => return Ok(true),
+            opened => opened?,
+        };
         // Still the holder after it was opened: the number was not used anew in between.
         if Self::holder(dir)? != Some(pid.as_raw_nonzero().get()) {
             return Ok(false);
         }
-        rustix::process::pidfd_send_signal(&pidfd, Signal::KILL)?;
-        Ok(true)
+        match rustix::process::pidfd_send_signal(&pidfd, Signal::KILL) {
+            Err(rustix::io::Errno::SRCH) => return Ok(true),
+            sent => sent?,
+        }
+        link::wait_for_end(&pidfd, patience).map(|()| true)
     }
 
     /// What the monitor said first.
@@ -206,6 +212,11 @@ impl Monitor {
     /// Events from now on. A receiver that lags asks for the state.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.link.events()
+    }
+
+    /// How often the connection was lost and found again: events may have been missed each time.
+    pub fn reconnects(&self) -> watch::Receiver<u64> {
+        self.link.reconnects()
     }
 
     /// Returns when the monitor is no more, at once if it is so already.

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FlockOperation, Mode};
 
 use super::invocation::Launcher;
@@ -75,7 +76,7 @@ pub fn main() -> ExitCode {
 fn serve() -> Result<(), Failure> {
     let (link, oom_score) = detach().map_err(|error| Failure::io("detaching from the daemon", error))?;
     let setup = receive_setup(&link)?;
-    let begun = begin(&setup, oom_score);
+    let begun = begin(&setup, &link, oom_score);
     let (pod_init, begun) = match begun {
         Ok(begun) => (begun.sandbox.init_pid(), begun),
         Err(failure) => {
@@ -150,16 +151,26 @@ struct Begun {
     _lock: std::fs::File,
 }
 
-fn begin(setup: &PodSetup, oom_score: Option<String>) -> Result<Begun, Failure> {
+fn begin(setup: &PodSetup, link: &UnixStream, oom_score: Option<String>) -> Result<Begun, Failure> {
     let in_dir =
         |what: &str, error: io::Error| Failure::io(format!("{what} in {}", setup.dir.display()), error);
     let lock = take_lock(&setup.dir).map_err(|error| in_dir("taking the monitor's lock", error))?;
+    // A later daemon finds this process by the lock; if it has looked already, nothing may be made.
+    if hung_up(link).map_err(|error| Failure::io("looking for the daemon", error))? {
+        return Err(Failure::new(FailureKind::FailedPrecondition, "the daemon is gone"));
+    }
     log_to(&setup.dir).map_err(|error| in_dir("opening the monitor's own log", error))?;
     let launcher = Launcher::new(invocation_directory(&setup.dir), oom_score)
         .map_err(|error| in_dir("making a directory", error))?;
     let sandbox = Sandbox::make(setup)?;
     let listener = listen(&setup.dir).map_err(|error| in_dir("making the monitor's socket", error))?;
     Ok(Begun { sandbox, launcher, listener, _lock: lock })
+}
+
+fn hung_up(link: &UnixStream) -> io::Result<bool> {
+    let mut fds = [PollFd::new(link, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    Ok(rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&now)))? > 0)
 }
 
 /// Held as long as the monitor lives: tells a daemon that restarts whether there is one.

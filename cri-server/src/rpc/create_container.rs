@@ -13,13 +13,13 @@ use crate::host::oci::OciRuntime;
 use crate::host::user::{self, ResolvedUser};
 use crate::image::Image;
 use crate::image::overlay::{Overlay, Writable};
-use crate::model::container::ContainerState;
+use crate::model::container::{ContainerState, Exit};
 use crate::model::id::ContainerId;
 use crate::model::name::Name;
 use crate::monitor::protocol::{ContainerCgroup, CreateContainer, Runtime, default_log_line_limit};
 use crate::spec;
 use crate::steps::cri_config::{missing, plain};
-use crate::steps::{pod_files, resolve, signal, teardown};
+use crate::steps::{pod_files, resolve, signal, supervise, teardown};
 use crate::store;
 use crate::store::container::{Container, ContainerRecord, User};
 use crate::store::message::digest;
@@ -79,6 +79,10 @@ async fn find_or_make(
         Ok(()) => Ok(container.id.clone()),
         Err(error) => {
             let left = teardown::erase_container(&daemon, &container).await;
+            if !left.is_empty() {
+                // Shown, so that it can be removed and does not keep its name.
+                supervise::end(&container, Exit::unseen(0, store::now(), "it could not be undone wholly"));
+            }
             Err(teardown::undone(error, left, format!("make container {}", container.id)))
         }
     }

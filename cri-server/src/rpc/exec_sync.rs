@@ -10,7 +10,8 @@ use std::time::Duration;
 use proto::cri::{ExecSyncRequest, ExecSyncResponse};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::sync::watch;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 use crate::daemon::Daemon;
@@ -23,6 +24,7 @@ use crate::model::id::ContainerId;
 use crate::monitor::protocol::{Event, Target};
 use crate::spec;
 use crate::steps::cri_config::{invalid, missing};
+use crate::steps::teardown;
 use crate::store::container::Container;
 
 /// Most bytes returned of each stream.
@@ -74,7 +76,7 @@ impl Command {
         let (stdout, child_stdout) = output_pipe().map_err(Error::host(doing()))?;
         let (stderr, child_stderr) = output_pipe().map_err(Error::host(doing()))?;
         let stdin = OwnedFd::from(std::fs::File::open("/dev/null").map_err(Error::host("open /dev/null"))?);
-        let mut events = self.monitor.events();
+        let (mut events, reconnects) = (self.monitor.events(), self.monitor.reconnects());
         let ended = watch::Sender::new(false);
         let stdout = tokio::spawn(collect(stdout, ended.subscribe()));
         let stderr = tokio::spawn(collect(stderr, ended.subscribe()));
@@ -87,7 +89,7 @@ impl Command {
         let exit_code = tokio::select! {
             result = async {
                 self.monitor.exec(exec).await?;
-                exit_code(&mut events, &self.exec_id).await
+                self.exit_code(&mut events, reconnects).await
             } => result,
             () = tokio::time::sleep_until(self.deadline) => self.timed_out().await,
         };
@@ -100,32 +102,58 @@ impl Command {
         })
     }
 
+    /// Waits for the end of the command; also notices one that was told while there was no connection.
+    async fn exit_code(
+        &self,
+        events: &mut broadcast::Receiver<Event>,
+        mut reconnects: watch::Receiver<u64>,
+    ) -> Result<i32, Error> {
+        loop {
+            let event = tokio::select! {
+                biased;
+                event = events.recv() => event,
+                () = self.monitor.gone() => Ok(Event::Gone),
+                _found_again = reconnects.changed() => Err(RecvError::Lagged(0)),
+            };
+            match event {
+                Ok(Event::ExecExited { exec_id, exit_code }) if exec_id == self.exec_id => {
+                    return Ok(exit_code);
+                }
+                Ok(Event::Gone) | Err(RecvError::Closed) => {
+                    return Err(Error::Internal("the pod's monitor died while the command ran".into()));
+                }
+                Err(RecvError::Lagged(_)) if !self.runs().await? => {
+                    return self.told_before(events);
+                }
+                Err(RecvError::Lagged(_)) | Ok(_) => {}
+            }
+        }
+    }
+
+    async fn runs(&self) -> Result<bool, Error> {
+        Ok(self.monitor.state().await?.execs.iter().any(|exec| exec.exec_id == self.exec_id))
+    }
+
+    /// The end among the events that came before an answer which says that the command has ended.
+    fn told_before(&self, events: &mut broadcast::Receiver<Event>) -> Result<i32, Error> {
+        loop {
+            match events.try_recv() {
+                Ok(Event::ExecExited { exec_id, exit_code }) if exec_id == self.exec_id => {
+                    return Ok(exit_code);
+                }
+                Ok(_) | Err(TryRecvError::Lagged(_)) => {}
+                Err(TryRecvError::Empty | TryRecvError::Closed) => {
+                    return Err(Error::Internal("the end of the command was missed".into()));
+                }
+            }
+        }
+    }
+
     async fn timed_out(&self) -> Result<i32, Error> {
         if let Err(error) = self.monitor.signal(Target::Exec(self.exec_id.clone()), libc::SIGKILL).await {
             tracing::warn!(error = chain(&error), "a command that timed out cannot be killed");
         }
         Err(Error::DeadlineExceeded { stage: "the command".into(), seconds: self.seconds })
-    }
-}
-
-async fn exit_code(
-    events: &mut tokio::sync::broadcast::Receiver<Event>,
-    exec_id: &str,
-) -> Result<i32, Error> {
-    use tokio::sync::broadcast::error::RecvError;
-    loop {
-        match events.recv().await {
-            Ok(Event::ExecExited { exec_id: id, exit_code }) if id == exec_id => return Ok(exit_code),
-            Ok(Event::Gone) | Err(RecvError::Closed) => {
-                return Err(Error::Internal("the pod's monitor died while the command ran".into()));
-            }
-            Err(RecvError::Lagged(_)) => {
-                return Err(Error::Internal(
-                    "too many events at once: the end of the command was missed".into(),
-                ));
-            }
-            Ok(_other) => {}
-        }
     }
 }
 
@@ -136,7 +164,7 @@ async fn write_process(
     cmd: Vec<String>,
 ) -> Result<std::path::PathBuf, Error> {
     let bundle = daemon.paths.bundle(&container.id);
-    let path = bundle.join(format!("exec-{}.json", &exec_id[..16]));
+    let path = bundle.join(teardown::process_file(exec_id));
     let target = path.clone();
     blocking(move || {
         let config = bundle.join("config.json");

@@ -121,7 +121,11 @@ async fn make(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<(), Error>
     let hosts_ips = ips.clone();
     blocking(move || pod_files::write_hosts(&paths, &id, &config, &hosts_ips)).await??;
     sandbox.enter(SandboxState::Ready { ips })?;
-    Ok(())
+    // A monitor that died before this had nobody to tell.
+    match sandbox.monitor() {
+        Some(_) => Ok(()),
+        None => Err(Error::Aborted(format!("making pod sandbox {}: its monitor died", sandbox.id()))),
+    }
 }
 
 /// Connects the pod to the network. Returns its addresses, the primary one first.

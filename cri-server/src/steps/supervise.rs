@@ -13,14 +13,20 @@ use crate::store;
 use crate::store::container::Container;
 use crate::store::sandbox::Sandbox;
 
-/// Puts the monitor in place and follows its events until it is gone.
+/// Puts the monitor in place and follows its events until it is gone, also if it is so already.
 pub fn follow(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, monitor: Monitor) {
     let mut events = monitor.events();
-    sandbox.set_monitor(Some(monitor));
+    sandbox.set_monitor(Some(monitor.clone()));
     let (daemon, sandbox) = (daemon.clone(), sandbox.clone());
     tokio::spawn(async move {
         loop {
-            match events.recv().await {
+            let event = tokio::select! {
+                // What was told before the end counts.
+                biased;
+                event = events.recv() => event,
+                () = monitor.gone() => break,
+            };
+            match event {
                 Ok(Event::ContainerExited(record)) => exited(&daemon, &record),
                 Ok(Event::ExecExited { .. } | Event::PodInitExited) => {}
                 Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => catch_up(&daemon, &sandbox).await,

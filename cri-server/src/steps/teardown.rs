@@ -2,13 +2,15 @@
 //! idempotent, takes "already gone" for success, and is the same for a failed create, a stop, a remove and a
 //! recovery. Teardown never stops at the first error.
 
+use std::io::ErrorKind::NotFound;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::{Error, chain};
-use crate::host::monitor::Monitor;
+use crate::host::monitor::{Monitor, MonitorError};
 use crate::host::mount;
 use crate::model::container::Exit;
 use crate::monitor::protocol::Target;
@@ -112,9 +114,11 @@ pub async fn erase_container(daemon: &Daemon, container: &Container) -> Vec<Stri
     failures
 }
 
-/// Takes back what a sandbox has for this boot (its own cgroup only where the request named no parent): containers, network, monitor, namespaces, shared memory.
+/// Takes back what a sandbox has for this boot: containers, network, monitor, namespaces, shared memory, and its
+/// cgroup where the request named no parent.
 pub async fn release_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> {
     let mut failures = Vec::new();
+    end_wedged(daemon, sandbox).await;
     for container in daemon.containers_of(sandbox.id()) {
         note(&mut failures, "kill a container", kill(daemon, &container).await);
         failures.extend(release_container(daemon, &container).await);
@@ -146,6 +150,7 @@ pub async fn release_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> 
 /// Takes back all of a sandbox, its files, and last its record.
 pub async fn erase_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> {
     let mut failures = Vec::new();
+    end_wedged(daemon, sandbox).await;
     for container in daemon.containers_of(sandbox.id()) {
         failures.extend(erase_container(daemon, &container).await);
     }
@@ -190,13 +195,21 @@ pub fn release_later(daemon: &Arc<Daemon>, container: Arc<Container>) {
     });
 }
 
-/// Ends the sandbox's monitor, one that this daemon has not attached to included. One that does not listen is killed.
+/// Kills a monitor that does not answer before anything is asked of it: each question would wait in vain.
+async fn end_wedged(daemon: &Daemon, sandbox: &Sandbox) {
+    let Some(monitor) = sandbox.monitor() else { return };
+    if let Err(error @ MonitorError::Deadline { .. }) = monitor.state().await {
+        tracing::warn!(pod = sandbox.id().short(), error = chain(&error), "killing the monitor");
+        sandbox.set_monitor(None);
+        if let Some(failure) = kill_monitor(daemon, sandbox).await {
+            tracing::error!(pod = sandbox.id().short(), failure, "a wedged monitor stays");
+        }
+    }
+}
+
+/// Ends the sandbox's monitor. One that does not listen, or that this daemon is not attached to, is killed.
 async fn end_monitor(daemon: &Daemon, sandbox: &Sandbox) -> Option<String> {
-    let socket = daemon.paths.monitor_socket(sandbox.id());
-    let monitor = match sandbox.monitor() {
-        Some(monitor) => Some(monitor),
-        None => Monitor::attach(&socket).await.ok(),
-    };
+    let monitor = sandbox.monitor();
     sandbox.set_monitor(None);
     if let Some(monitor) = monitor {
         match tokio::time::timeout(CALL, monitor.shutdown()).await {
@@ -207,8 +220,17 @@ async fn end_monitor(daemon: &Daemon, sandbox: &Sandbox) -> Option<String> {
             Err(_) => tracing::warn!(pod = sandbox.id().short(), "killing the monitor: it does not answer"),
         }
     }
-    let killed = Monitor::kill(&daemon.paths.pod_state(sandbox.id()));
-    killed.err().map(|error| format!("monitor: {error}"))
+    kill_monitor(daemon, sandbox).await
+}
+
+async fn kill_monitor(daemon: &Daemon, sandbox: &Sandbox) -> Option<String> {
+    let directory = daemon.paths.pod_state(sandbox.id());
+    let killed = blocking(move || Monitor::kill(&directory, KILLED)).await;
+    match killed {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(format!("monitor: {error}")),
+        Err(error) => Some(chain(&error)),
+    }
 }
 
 async fn remove_cgroup(daemon: &Daemon, path: &str) -> Result<(), Error> {
@@ -216,11 +238,30 @@ async fn remove_cgroup(daemon: &Daemon, path: &str) -> Result<(), Error> {
     Ok(blocking(move || cgroup.remove(KILLED)).await??)
 }
 
+/// Removes the files of commands that a dead daemon had started.
+pub fn remove_process_files(bundle: &Path) {
+    let entries = std::fs::read_dir(bundle).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| is_process_file(&entry.file_name().to_string_lossy())) {
+        if let Err(error) = std::fs::remove_file(entry.path()) {
+            tracing::debug!(path = %entry.path().display(), %error, "stays until the container goes");
+        }
+    }
+}
+
+/// Name of the file of a command, in the container's bundle.
+pub fn process_file(exec_id: &str) -> String {
+    format!("exec-{}.json", &exec_id[..16])
+}
+
+fn is_process_file(name: &str) -> bool {
+    name.trim_start_matches('.').starts_with("exec-")
+}
+
 /// Removes a record's directory, the record last.
-fn erase_directory(directory: &std::path::Path) -> std::io::Result<()> {
+fn erase_directory(directory: &Path) -> std::io::Result<()> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
     for entry in entries {
@@ -228,11 +269,13 @@ fn erase_directory(directory: &std::path::Path) -> std::io::Result<()> {
         if entry.file_name() == "record.json" {
             continue;
         }
-        if entry.file_type()?.is_dir() {
-            mount::remove_tree(&entry.path())?;
-        } else {
-            std::fs::remove_file(entry.path())?;
-        }
+        // Somebody else may remove the same at the same time.
+        let removed = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => mount::remove_tree(&entry.path()),
+            Ok(_) => std::fs::remove_file(entry.path()),
+            Err(error) => Err(error),
+        };
+        removed.or_else(|error| if error.kind() == NotFound { Ok(()) } else { Err(error) })?;
     }
     mount::remove_tree(directory)
 }

@@ -55,6 +55,7 @@ struct Shared {
     state: Mutex<State>,
     events: broadcast::Sender<Event>,
     gone: watch::Sender<bool>,
+    reconnects: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +91,7 @@ impl Link {
             state: Mutex::default(),
             events: broadcast::channel(EVENTS).0,
             gone: watch::channel(false).0,
+            reconnects: watch::channel(0).0,
         });
         let frames = shared.connected();
         tokio::spawn(keep(shared.clone(), wire, frames, task_alive));
@@ -102,6 +104,10 @@ impl Link {
 
     pub(super) fn events(&self) -> broadcast::Receiver<Event> {
         self.shared.events.subscribe()
+    }
+
+    pub(super) fn reconnects(&self) -> watch::Receiver<u64> {
+        self.shared.reconnects.subscribe()
     }
 
     pub(super) async fn gone(&self) {
@@ -234,6 +240,7 @@ async fn keep(
         if let (Ok(frame), Some(writer)) = (catch_up, shared.lock().writer.clone()) {
             let _queue_is_new_and_empty = writer.try_send(frame);
         }
+        shared.reconnects.send_modify(|count| *count += 1);
     }
     shared.gone.send_replace(true);
     let _nobody_listens = shared.events.send(Event::Gone);
@@ -288,6 +295,16 @@ async fn greet(stream: StdStream, socket: &Path, hello: &ToMonitor) -> Result<(W
 fn open_process(pid: i32) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Waits until the process has ended. Blocks.
+pub(super) fn wait_for_end(process: &OwnedFd, patience: Duration) -> io::Result<()> {
+    let timeout = Timespec { tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    match rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&timeout)))? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ended => Ok(()),
+    }
 }
 
 /// Returns when the process has ended.

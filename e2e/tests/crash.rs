@@ -1,0 +1,375 @@
+//! Deaths at any instant: of the daemon, of a monitor, of the node; damaged records; clients that hang up.
+//!
+//! `E2E_CRASH_ROUNDS` and `E2E_CRASH_SEED` choose how many random kills there are and which.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use e2e::case::Case;
+use e2e::cri::{Cri, container, with_namespaces};
+use e2e::daemon::Setup;
+use e2e::image::set::{BUSYBOX, FORMATS};
+use e2e::life::{Life, STEPS, Step};
+use e2e::wait;
+use proto::cri::{self as api, ContainerState, PodSandboxState};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::watch;
+
+/// Pods whose lives go on at the same time.
+const LIVES: usize = 3;
+/// Random kills, unless the environment says otherwise.
+const ROUNDS: u64 = 40;
+/// Longest time from the beginning of a step to the kill, in microseconds.
+const LATEST_KILL: u64 = 80_000;
+
+/// Longest restart of a daemon that finds a monitor which does not answer.
+const WEDGED_RESTART: Duration = Duration::from_secs(8);
+/// Longest removal of a pod whose monitor does not answer.
+const WEDGED_REMOVAL: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(30);
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// Numbers that look random and can be had again (SplitMix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % limit
+    }
+}
+
+/// An image that is pulled and removed again and again.
+#[derive(Debug, Default)]
+struct Puller {
+    pulls: u64,
+    removals: u64,
+}
+
+impl Puller {
+    /// Goes on until a call fails or `enough` says so.
+    async fn run(&mut self, cri: &Cri, enough: &AtomicBool) -> Result<()> {
+        while !enough.load(Ordering::Relaxed) || self.pulls > self.removals {
+            if self.pulls == self.removals {
+                cri.pull(FORMATS[0]).await.context("pull")?;
+                self.pulls += 1;
+            }
+            cri.remove_image(FORMATS[0]).await.context("remove the image")?;
+            self.removals += 1;
+        }
+        Ok(())
+    }
+
+    /// A pull that was answered and not asked to be undone is shown, and the other way round, at rest.
+    async fn finish(&mut self, cri: &Cri) -> Result<()> {
+        cri.pull(FORMATS[0]).await.context("pull again")?;
+        ensure!(cri.image(FORMATS[0]).await?.is_some(), "a pulled image is not shown");
+        cri.remove_image(FORMATS[0]).await?;
+        ensure!(cri.image(FORMATS[0]).await?.is_none(), "a removed image is shown");
+        Ok(())
+    }
+}
+
+/// Everything of one round that outlives the daemon.
+struct Round {
+    lives: Vec<Life>,
+    puller: Puller,
+}
+
+/// Lives and pulls go on until the daemon is killed, some time after the first life begins `step`.
+async fn until_killed(case: &mut Case, step: Step, dice: &mut Dice) -> Result<Round> {
+    let killed = Arc::new(AtomicBool::new(false));
+    let (begins, mut seen) = watch::channel(Step::RunPod);
+    let mut lives = Vec::new();
+    for number in 0..LIVES {
+        let (cri, killed) = (case.cri.clone(), killed.clone());
+        let offset = Duration::from_micros(if number == 0 { 0 } else { dice.below(300_000) });
+        let told = if number == 0 { begins.clone() } else { watch::Sender::new(Step::RunPod) };
+        let mut life = Life::new(cri.pod(&format!("life-{number}")));
+        lives.push(tokio::spawn(async move {
+            tokio::time::sleep(offset).await;
+            match life.run(&cri, &told).await {
+                Err(error) if !killed.load(Ordering::SeqCst) => Err(error),
+                _ended => Ok(life),
+            }
+        }));
+    }
+    drop(begins);
+    let puller = tokio::spawn({
+        let (cri, killed) = (case.cri.clone(), killed.clone());
+        async move {
+            let mut puller = Puller::default();
+            match puller.run(&cri, &killed).await {
+                Err(error) if !killed.load(Ordering::SeqCst) => Err(error),
+                _ended => Ok(puller),
+            }
+        }
+    });
+    // Fails where the first life failed, which is told below.
+    let _reached = seen.wait_for(|now| *now >= step).await.map(drop);
+    let delay = dice.below(LATEST_KILL);
+    tokio::time::sleep(Duration::from_micros(delay)).await;
+    killed.store(true, Ordering::SeqCst);
+    case.node.kill_daemon()?;
+    let mut round = Round { lives: Vec::new(), puller: puller.await?? };
+    for life in lives {
+        round.lives.push(life.await??);
+    }
+    Ok(round)
+}
+
+async fn random_kill(case: &mut Case, seed: u64) -> Result<()> {
+    let mut dice = Dice(seed);
+    let step = STEPS[usize::try_from(dice.below(STEPS.len() as u64))?];
+    let mut round = until_killed(case, step, &mut dice).await?;
+    case.node.start_daemon()?;
+    case.cri = case.node.cri().await?;
+    let cri = &case.cri;
+    for life in &round.lives {
+        life.check(cri).await.context("after the restart")?;
+    }
+    let told = watch::Sender::new(Step::RunPod);
+    let finishing = round.lives.iter_mut().map(|life| async {
+        life.run(cri, &told).await.context("asked again")?;
+        life.check(cri).await
+    });
+    futures_util::future::try_join_all(finishing).await?;
+    round.puller.finish(cri).await?;
+    case.settle()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_kills_of_the_daemon_lose_nothing() -> Result<()> {
+    let test = "random_kills_of_the_daemon_lose_nothing";
+    let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
+    if !case.is_berth() {
+        return case.close();
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let seed = number("E2E_CRASH_SEED").unwrap_or(now.as_secs());
+    let rounds = number("E2E_CRASH_ROUNDS").unwrap_or(ROUNDS);
+    let started = std::time::Instant::now();
+    for round in 0..rounds {
+        let seed = seed.wrapping_add(round);
+        if let Err(error) = random_kill(&mut case, seed).await {
+            bail!("E2E_CRASH_SEED={seed} E2E_CRASH_ROUNDS=1 is where it failed (round {round}): {error:?}");
+        }
+    }
+    eprintln!("{rounds} kills from seed {seed} on, {:?}", started.elapsed());
+    case.close()
+}
+
+async fn restart(case: &mut Case) -> Result<()> {
+    case.node.start_daemon()?;
+    case.cri = case.node.cri().await?;
+    Ok(())
+}
+
+fn signal(pid: i32, signal: Signal) -> Result<()> {
+    Ok(kill_process(Pid::from_raw(pid).context("no process")?, signal)?)
+}
+
+/// The pod is reported as dead, and is so.
+async fn expect_dead(case: &Case, pod_id: &str, container: &str) -> Result<()> {
+    let status = case.cri.exited(container, SOON).await?;
+    ensure!((status.exit_code, status.reason.as_str()) == (255, "Unknown"), "{status:?}");
+    wait::until_async("the pod's end", SOON, || async {
+        ensure!(case.cri.pod_status(pod_id).await?.state() == PodSandboxState::SandboxNotready);
+        Ok(())
+    })
+    .await?;
+    let alive = case.node.ancestry().of_pod(pod_id)?;
+    ensure!(alive.is_empty(), "{alive:?} live on");
+    Ok(())
+}
+
+/// Whether there is a daemon when a monitor dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Daemon {
+    Serves,
+    IsDown,
+}
+
+async fn a_monitor_dies(test: &str, daemon: Daemon) -> Result<()> {
+    let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
+    if !case.is_berth() {
+        return case.close();
+    }
+    let own = api::NamespaceOption { pid: api::NamespaceMode::Container.into(), ..Default::default() };
+    for (name, namespaces) in [("own", own), ("shared", api::NamespaceOption::default())] {
+        let pod = with_namespaces(case.cri.pod(name), namespaces);
+        let (pod_id, sleeper) = case.sleeper(&pod).await?;
+        let job = container("job", BUSYBOX, &["sh", "-c", "exit 7"]);
+        let job = case.cri.launch(&pod_id, &job, &pod).await?;
+        case.cri.exited(&job, SOON).await?;
+        let monitor = case.node.ancestry().monitor(&pod_id)?;
+        if daemon == Daemon::IsDown {
+            case.node.kill_daemon()?;
+        }
+        let killed = std::time::Instant::now();
+        signal(monitor, Signal::KILL)?;
+        if daemon == Daemon::IsDown {
+            restart(&mut case).await?;
+        }
+        expect_dead(&case, &pod_id, &sleeper).await?;
+        eprintln!("{daemon:?}, {name}: reported {:?} after the monitor's death", killed.elapsed());
+        ensure!(case.cri.status(&job).await?.exit_code == 7);
+        case.cri.end_pod(&pod_id).await?;
+        case.settle()?;
+    }
+    case.close()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_monitor_is_noticed() -> Result<()> {
+    a_monitor_dies("a_killed_monitor_is_noticed", Daemon::Serves).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_monitor_is_found_at_the_restart() -> Result<()> {
+    a_monitor_dies("a_killed_monitor_is_found_at_the_restart", Daemon::IsDown).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wedged_monitor_harms_its_own_pod_only() -> Result<()> {
+    let test = "a_wedged_monitor_harms_its_own_pod_only";
+    let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
+    if !case.is_berth() {
+        return case.close();
+    }
+    let (good, good_server) = case.sleeper(&case.cri.pod("good")).await?;
+    for daemon in [Daemon::IsDown, Daemon::Serves] {
+        let (bad, bad_server) = case.sleeper(&case.cri.pod("bad")).await?;
+        signal(case.node.ancestry().monitor(&bad)?, Signal::STOP)?;
+        ensure!(case.cri.shell(&good_server, "echo here").await? == "here\n");
+        let begun = std::time::Instant::now();
+        if daemon == Daemon::IsDown {
+            case.node.kill_daemon()?;
+            restart(&mut case).await?;
+            ensure!(begun.elapsed() < WEDGED_RESTART, "the restart took {:?}", begun.elapsed());
+            expect_dead(&case, &bad, &bad_server).await?;
+        }
+        case.cri.end_pod(&bad).await?;
+        eprintln!("{daemon:?}: gone after {:?}", begun.elapsed());
+        ensure!(begun.elapsed() < WEDGED_REMOVAL, "the removal took {:?}", begun.elapsed());
+        ensure!(case.cri.shell(&good_server, "echo here").await? == "here\n");
+    }
+    case.cri.end_pod(&good).await?;
+    case.close()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reboot_ends_pods_and_keeps_their_records() -> Result<()> {
+    let test = "a_reboot_ends_pods_and_keeps_their_records";
+    let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
+    if !case.is_berth() {
+        return case.close();
+    }
+    case.node.kill_daemon()?;
+    case.node.own_boot_id()?;
+    restart(&mut case).await?;
+    case.accept_present_state()?;
+    let mut pod = case.cri.pod("reboot");
+    pod.port_mappings = vec![api::PortMapping { container_port: 80, host_port: 18081, ..Default::default() }];
+    let (pod_id, sleeper) = case.sleeper(&pod).await?;
+    let job = container("job", BUSYBOX, &["sh", "-c", "exit 7"]);
+    let job = case.cri.launch(&pod_id, &job, &pod).await?;
+    case.cri.exited(&job, SOON).await?;
+    let created = case.cri.create(&pod_id, &container("created", BUSYBOX, &["true"]), &pod).await?;
+    case.node.kill_daemon()?;
+    case.node.reboot()?;
+    restart(&mut case).await?;
+    expect_dead(&case, &pod_id, &sleeper).await?;
+    ensure!(case.cri.status(&created).await?.state() == ContainerState::ContainerExited);
+    let status = case.cri.status(&job).await?;
+    ensure!((status.exit_code, status.reason.as_str()) == (7, "Error"), "{status:?}");
+    // Its address and its port are free before anybody removes it.
+    let mut again = pod.clone();
+    again.metadata.get_or_insert_default().attempt = 1;
+    let (second, _) = case.sleeper(&again).await?;
+    case.cri.end_pod(&second).await?;
+    case.cri.end_pod(&pod_id).await?;
+    case.close()
+}
+
+/// What may happen to a record's bytes.
+const DAMAGES: [(&str, fn(&[u8]) -> Vec<u8>); 3] = [
+    ("a flipped bit", |bytes| bytes.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at == 99)).collect()),
+    ("half", |bytes| bytes[..bytes.len() / 2].to_vec()),
+    ("empty", |_| Vec::new()),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_costs_nobody_anything() -> Result<()> {
+    let test = "a_damaged_record_costs_nobody_anything";
+    let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
+    if !case.is_berth() {
+        return case.close();
+    }
+    let (bad, bad_server) = case.sleeper(&case.cri.pod("bad")).await?;
+    let (good, good_server) = case.sleeper(&case.cri.pod("good")).await?;
+    let root = case.node.dirs().root();
+    for of in [format!("pods/{bad}"), format!("containers/{bad_server}")] {
+        let path = root.join(&of).join("record.json");
+        for (damage, damaged) in DAMAGES {
+            let what = format!("{damage} of {of}");
+            case.node.kill_daemon()?;
+            let whole = std::fs::read(&path)?;
+            std::fs::write(&path, damaged(&whole))?;
+            restart(&mut case).await?;
+            ensure!(case.cri.pod_status(&bad).await.is_err() == of.starts_with("pods"), "{what}");
+            ensure!(case.cri.status(&bad_server).await.is_err() == of.starts_with("containers"), "{what}");
+            ensure!(case.node.ancestry().of_pod(&bad)?.len() == 1, "{what}: its container is gone");
+            ensure!(case.cri.shell(&good_server, "echo here").await? == "here\n", "{what}");
+            let (more, _) = case.sleeper(&case.cri.pod("more")).await?;
+            case.cri.end_pod(&more).await?;
+            case.node.kill_daemon()?;
+            std::fs::write(&path, whole)?;
+            restart(&mut case).await?;
+            ensure!(case.cri.shell(&bad_server, "echo here").await? == "here\n", "{what}");
+            let ready = case.cri.pod_status(&bad).await?.state() == PodSandboxState::SandboxReady;
+            ensure!(ready, "{what}: the pod is not ready once its record is whole");
+        }
+    }
+    case.cri.end_pod(&bad).await?;
+    case.cri.end_pod(&good).await?;
+    case.close()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_up_and_asks_again_gets_one_object() -> Result<()> {
+    let test = "a_client_that_hangs_up_and_asks_again_gets_one_object";
+    let Some(case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
+    if !case.is_berth() {
+        return case.close();
+    }
+    let cri = &case.cri;
+    for delay in [0, 1, 2, 4, 8, 15, 25, 40, 60].map(Duration::from_millis) {
+        let pod = cri.pod("hang-up");
+        let _hung_up = tokio::time::timeout(delay, cri.run_pod(&pod)).await;
+        let pod_id = cri.run_pod(&pod).await?;
+        ensure!(cri.run_pod(&pod).await? == pod_id);
+        ensure!(cri.pods_named("hang-up").await?.len() == 1, "{delay:?}");
+        let config = container("server", BUSYBOX, &["sleep", "100000"]);
+        let _hung_up = tokio::time::timeout(delay, cri.create(&pod_id, &config, &pod)).await;
+        let id = cri.create(&pod_id, &config, &pod).await?;
+        ensure!(cri.create(&pod_id, &config, &pod).await? == id);
+        let all = cri.runtime.clone().list_containers(api::ListContainersRequest::default()).await?;
+        ensure!(all.into_inner().containers.len() == 1, "{delay:?}");
+        cri.start(&id).await?;
+        let _hung_up = tokio::time::timeout(delay, cri.exec(&id, &["sleep", "77"], 1)).await;
+        let _hung_up = tokio::time::timeout(delay, cri.stop_pod(&pod_id)).await;
+        let _hung_up = tokio::time::timeout(delay, cri.remove_pod(&pod_id)).await;
+        cri.end_pod(&pod_id).await?;
+        case.settle().with_context(|| format!("hung up after {delay:?}"))?;
+    }
+    case.close()
+}
