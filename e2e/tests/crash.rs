@@ -315,8 +315,10 @@ async fn a_reboot_ends_pods_and_keeps_their_records() -> Result<()> {
     case.close()
 }
 
+type Damage = fn(&[u8]) -> Vec<u8>;
+
 /// What may happen to a record's bytes.
-const DAMAGES: [(&str, fn(&[u8]) -> Vec<u8>); 3] = [
+const DAMAGES: [(&str, Damage); 3] = [
     ("a flipped bit", |bytes| bytes.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at == 99)).collect()),
     ("half", |bytes| bytes[..bytes.len() / 2].to_vec()),
     ("empty", |_| Vec::new()),

@@ -225,7 +225,7 @@ async fn end_monitor(daemon: &Daemon, sandbox: &Sandbox) -> Option<String> {
 
 async fn kill_monitor(daemon: &Daemon, sandbox: &Sandbox) -> Option<String> {
     let directory = daemon.paths.pod_state(sandbox.id());
-    let killed = blocking(move || Monitor::kill(&directory, KILLED)).await;
+    let killed = blocking(move || Monitor::kill(&directory)).await;
     match killed {
         Ok(Ok(_)) => None,
         Ok(Err(error)) => Some(format!("monitor: {error}")),
