@@ -1,6 +1,7 @@
 //! One pod's whole life as a kubelet leads it: each step may be asked again with the same request until it is
-//! answered. What was answered is a promise that [`Life::check`] holds the daemon to.
+//! answered. What was answered is a promise that [`Life::check`] holds the daemon to. And an image that comes and goes.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -8,7 +9,7 @@ use proto::cri::{self as api, ContainerState, PodSandboxState};
 use tokio::sync::watch;
 
 use crate::cri::{Cri, container};
-use crate::image::set::BUSYBOX;
+use crate::image::set::{BUSYBOX, FORMATS};
 use crate::wait;
 
 /// Exit code of the job.
@@ -189,6 +190,37 @@ impl Life {
 
     fn name(&self) -> String {
         self.pod.metadata.clone().unwrap_or_default().name
+    }
+}
+
+/// An image that is pulled and removed again and again.
+#[derive(Debug, Default)]
+pub struct Puller {
+    pulls: u64,
+    removals: u64,
+}
+
+impl Puller {
+    /// Goes on until a call fails or `enough` says so.
+    pub async fn run(&mut self, cri: &Cri, enough: &AtomicBool) -> Result<()> {
+        while !enough.load(Ordering::Relaxed) || self.pulls > self.removals {
+            if self.pulls == self.removals {
+                cri.pull(FORMATS[0]).await.context("pull")?;
+                self.pulls += 1;
+            }
+            cri.remove_image(FORMATS[0]).await.context("remove the image")?;
+            self.removals += 1;
+        }
+        Ok(())
+    }
+
+    /// A pull that was answered and not asked to be undone is shown, and the other way round, at rest.
+    pub async fn finish(&mut self, cri: &Cri) -> Result<()> {
+        cri.pull(FORMATS[0]).await.context("pull again")?;
+        ensure!(cri.image(FORMATS[0]).await?.is_some(), "a pulled image is not shown");
+        cri.remove_image(FORMATS[0]).await?;
+        ensure!(cri.image(FORMATS[0]).await?.is_none(), "a removed image is shown");
+        Ok(())
     }
 }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::case::Case;
-use e2e::cri::{Cri, container, with_namespaces};
+use e2e::cri::{container, with_namespaces};
 use e2e::daemon::Setup;
-use e2e::image::set::{BUSYBOX, FORMATS};
-use e2e::life::{Life, STEPS, Step};
+use e2e::image::set::BUSYBOX;
+use e2e::life::{Life, Puller, STEPS, Step};
 use e2e::wait;
 use proto::cri::{self as api, ContainerState, PodSandboxState};
 use rustix::process::{Pid, Signal, kill_process};
@@ -47,41 +47,23 @@ impl Dice {
     }
 }
 
-/// An image that is pulled and removed again and again.
-#[derive(Debug, Default)]
-struct Puller {
-    pulls: u64,
-    removals: u64,
-}
-
-impl Puller {
-    /// Goes on until a call fails or `enough` says so.
-    async fn run(&mut self, cri: &Cri, enough: &AtomicBool) -> Result<()> {
-        while !enough.load(Ordering::Relaxed) || self.pulls > self.removals {
-            if self.pulls == self.removals {
-                cri.pull(FORMATS[0]).await.context("pull")?;
-                self.pulls += 1;
-            }
-            cri.remove_image(FORMATS[0]).await.context("remove the image")?;
-            self.removals += 1;
-        }
-        Ok(())
-    }
-
-    /// A pull that was answered and not asked to be undone is shown, and the other way round, at rest.
-    async fn finish(&mut self, cri: &Cri) -> Result<()> {
-        cri.pull(FORMATS[0]).await.context("pull again")?;
-        ensure!(cri.image(FORMATS[0]).await?.is_some(), "a pulled image is not shown");
-        cri.remove_image(FORMATS[0]).await?;
-        ensure!(cri.image(FORMATS[0]).await?.is_none(), "a removed image is shown");
-        Ok(())
-    }
-}
-
 /// Everything of one round that outlives the daemon.
 struct Round {
     lives: Vec<Life>,
     puller: Puller,
+}
+
+/// A parent of cgroups that is a kubelet's: pods neither make nor remove it.
+fn given_parent(case: &Case) -> String {
+    format!("/berth-{}/given", case.node.dirs().id())
+}
+
+async fn make_given_parent(case: &mut Case) -> Result<()> {
+    let mut pod = case.cri.pod("given");
+    pod.linux.get_or_insert_default().cgroup_parent = given_parent(case);
+    let (pod_id, _) = case.sleeper(&pod).await?;
+    case.cri.end_pod(&pod_id).await?;
+    case.accept_present_state()
 }
 
 /// Lives and pulls go on until the daemon is killed, some time after the first life begins `step`.
@@ -93,7 +75,11 @@ async fn until_killed(case: &mut Case, step: Step, dice: &mut Dice) -> Result<Ro
         let (cri, killed) = (case.cri.clone(), killed.clone());
         let offset = Duration::from_micros(if number == 0 { 0 } else { dice.below(300_000) });
         let told = if number == 0 { begins.clone() } else { watch::Sender::new(Step::RunPod) };
-        let mut life = Life::new(cri.pod(&format!("life-{number}")));
+        let mut pod = cri.pod(&format!("life-{number}"));
+        if number == 1 {
+            pod.linux.get_or_insert_default().cgroup_parent = given_parent(case);
+        }
+        let mut life = Life::new(pod);
         lives.push(tokio::spawn(async move {
             tokio::time::sleep(offset).await;
             match life.run(&cri, &told).await {
@@ -157,6 +143,7 @@ async fn random_kills_of_the_daemon_lose_nothing() -> Result<()> {
     let seed = number("E2E_CRASH_SEED").unwrap_or(now.as_secs());
     let rounds = number("E2E_CRASH_ROUNDS").unwrap_or(ROUNDS);
     let started = std::time::Instant::now();
+    make_given_parent(&mut case).await?;
     for round in 0..rounds {
         let seed = seed.wrapping_add(round);
         if let Err(error) = random_kill(&mut case, seed).await {
@@ -239,6 +226,34 @@ async fn a_killed_monitor_is_found_at_the_restart() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_monitor_killed_at_any_call_leaves_nothing() -> Result<()> {
+    let test = "a_monitor_killed_at_any_call_leaves_nothing";
+    let Some(case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
+    if !case.is_berth() {
+        return case.close();
+    }
+    let cri = &case.cri;
+    for delay in [0, 2, 5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150] {
+        let pod = cri.pod("cut");
+        let pod_id = cri.run_pod(&pod).await?;
+        let monitor = case.node.ancestry().monitor(&pod_id)?;
+        let config = container("server", BUSYBOX, &["sleep", "100000"]);
+        let (asking, id, config_of) = (cri.clone(), pod_id.clone(), pod.clone());
+        let life = tokio::spawn(async move {
+            let server = asking.launch(&id, &config, &config_of).await?;
+            asking.exec(&server, &["sleep", "77"], 5).await
+        });
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        signal(monitor, Signal::KILL)?;
+        // Whatever it was told.
+        let _ended = life.await?;
+        cri.end_pod(&pod_id).await?;
+        case.settle().with_context(|| format!("killed after {delay} ms"))?;
+    }
+    case.close()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wedged_monitor_harms_its_own_pod_only() -> Result<()> {
     let test = "a_wedged_monitor_harms_its_own_pod_only";
     let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
@@ -300,8 +315,10 @@ async fn a_reboot_ends_pods_and_keeps_their_records() -> Result<()> {
     case.close()
 }
 
+type Damage = fn(&[u8]) -> Vec<u8>;
+
 /// What may happen to a record's bytes.
-const DAMAGES: [(&str, fn(&[u8]) -> Vec<u8>); 3] = [
+const DAMAGES: [(&str, Damage); 3] = [
     ("a flipped bit", |bytes| bytes.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at == 99)).collect()),
     ("half", |bytes| bytes[..bytes.len() / 2].to_vec()),
     ("empty", |_| Vec::new()),

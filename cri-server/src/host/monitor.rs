@@ -31,6 +31,8 @@ const QUICK: Duration = Duration::from_secs(5);
 const RUNTIME: Duration = Duration::from_secs(120);
 /// How long a monitor may take to make its sandbox.
 const SETUP: Duration = Duration::from_secs(20);
+/// How long a killed monitor may take to end.
+const KILLED: Duration = Duration::from_secs(10);
 /// How long a monitor may take to greet.
 const ATTACH: Duration = Duration::from_secs(2);
 
@@ -125,8 +127,8 @@ impl Monitor {
     }
 
     /// Kills the monitor of a pod that does not answer, with its pod init, and waits for its end; whether there was
-    /// one. Its containers live on: kill them through their cgroups. Blocks for up to `patience`.
-    pub fn kill(dir: &Path, patience: Duration) -> io::Result<bool> {
+    /// one. Its containers live on: kill them through their cgroups. Blocks.
+    pub fn kill(dir: &Path) -> io::Result<bool> {
         let Some(pid) = Self::holder(dir)?.and_then(Pid::from_raw) else { return Ok(false) };
         let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
             Err(rustix::io::Errno::SRCH) => return Ok(true),
@@ -140,7 +142,7 @@ impl Monitor {
             Err(rustix::io::Errno::SRCH) => return Ok(true),
             sent => sent?,
         }
-        link::wait_for_end(&pidfd, patience).map(|()| true)
+        link::wait_for_end(&pidfd, KILLED).map(|()| true)
     }
 
     /// What the monitor said first.

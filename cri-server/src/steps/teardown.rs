@@ -225,7 +225,7 @@ async fn end_monitor(daemon: &Daemon, sandbox: &Sandbox) -> Option<String> {
 
 async fn kill_monitor(daemon: &Daemon, sandbox: &Sandbox) -> Option<String> {
     let directory = daemon.paths.pod_state(sandbox.id());
-    let killed = blocking(move || Monitor::kill(&directory, KILLED)).await;
+    let killed = blocking(move || Monitor::kill(&directory)).await;
     match killed {
         Ok(Ok(_)) => None,
         Ok(Err(error)) => Some(format!("monitor: {error}")),
@@ -286,4 +286,43 @@ fn failure((step, result): (&'static str, std::io::Result<()>)) -> Option<String
 
 fn note(failures: &mut Vec<String>, step: &str, result: Result<(), Error>) {
     failures.extend(result.err().map(|error| format!("{step}: {}", chain(&error))));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_erased_by_two_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = dir.path().join("pod");
+        for _ in 0..50 {
+            for name in ["upper/a/b", "upper/c", "work"] {
+                std::fs::create_dir_all(record.join(name)).unwrap();
+            }
+            for name in ["record.json", "exit.json", "upper/a/f"] {
+                std::fs::write(record.join(name), "x").unwrap();
+            }
+            let (one, other) = std::thread::scope(|scope| {
+                let [one, other] = [0, 1].map(|_| scope.spawn(|| erase_directory(&record)));
+                (one.join().unwrap(), other.join().unwrap())
+            });
+            assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
+            assert!(erase_directory(&record).is_ok());
+            assert!(!record.exists());
+        }
+    }
+
+    #[test]
+    fn only_files_of_commands_are_removed() {
+        let bundle = tempfile::tempdir().unwrap();
+        let command = process_file(&"a".repeat(64));
+        for name in [command.as_str(), ".exec-0123.json.new", "config.json"] {
+            std::fs::write(bundle.path().join(name), "{}").unwrap();
+        }
+        remove_process_files(bundle.path());
+        let left: Vec<_> =
+            std::fs::read_dir(bundle.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["config.json"]);
+    }
 }
