@@ -326,17 +326,30 @@ pub fn hold(dir: &Path) -> Result<()> {
     ns::make(&id)?;
     println!("ready");
     std::io::stdin().read_to_end(&mut Vec::new())?;
+    clean_up(dir, &id)
+}
+
+/// Takes every step, whatever the ones before came to, and fails with all that went wrong.
+fn clean_up(dir: &Path, id: &str) -> Result<()> {
     let this = rustix::process::getpid();
     let namespaces = ["mnt", "net"].iter().filter_map(|kind| ns::identity(this, kind)).collect();
-    let ancestry = Ancestry { id: id.clone(), namespaces };
-    wait::until("the end of the node's processes", Duration::from_secs(30), || {
+    let ancestry = Ancestry { id: id.to_owned(), namespaces };
+    let ended = wait::until("the end of the node's processes", Duration::from_secs(30), || {
         let none = ancestry.kill_all(&[this.as_raw_nonzero().get()])?;
         ensure!(none, "some are left");
         Ok(())
-    })?;
-    unmount_below(dir)?;
-    remove_cgroups(&id)?;
-    std::fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))
+    });
+    let cgroups =
+        wait::until("the end of the node's cgroups", Duration::from_secs(10), || remove_cgroups(id));
+    // What is mounted below may be a directory of the machine: never remove through it.
+    let removed = unmount_below(dir)
+        .and_then(|()| std::fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display())));
+    let failed: Vec<String> = [ended, cgroups, removed]
+        .into_iter()
+        .filter_map(|step| step.err().map(|error| format!("{error:#}")))
+        .collect();
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
 }
 
 #[allow(clippy::disallowed_methods, reason = "the holder undoes the node's mounts")]
