@@ -55,10 +55,9 @@ where
             };
             let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
             let rpc = path.rsplit('/').next().unwrap_or_default();
-            match response.as_ref().ok().and_then(|response| response.headers().get("grpc-status")) {
-                Some(code) => {
-                    let message = response.as_ref().ok().and_then(|r| r.headers().get("grpc-message"));
-                    tracing::info!(rpc, micros, code = ?code, message = ?message, "failed");
+            match response.as_ref().ok().and_then(|response| Status::from_header_map(response.headers())) {
+                Some(status) => {
+                    tracing::info!(rpc, micros, code = ?status.code(), message = status.message(), "failed");
                 }
                 None => tracing::debug!(rpc, micros, "done"),
             }
