@@ -61,17 +61,21 @@ fn write<'a, W: Write>(
     let fail = |e| ImageError::io("writing an archive", e);
     let mut builder = Builder::new(to);
     let mut layers: BTreeMap<LayerKey, Written> = BTreeMap::new();
+    // As the images have them, so that the same content gives the same archive whatever the layers' keys are.
+    let mut order = Vec::new();
     let mut documents = Vec::new();
     for (image, config) in images {
         for key in &image.layers {
             if !layers.contains_key(key) {
-                layers.insert(*key, measure(inner, key).map_err(fail)?);
+                let layer = measure(inner, key).map_err(fail)?;
+                layers.insert(*key, layer);
+                order.push((*key, layer));
             }
         }
         documents.push(describe(image, config, &layers)?);
     }
     let mut blobs = Blobs { builder: &mut builder, written: BTreeMap::new() };
-    for (key, layer) in &layers {
+    for (key, layer) in &order {
         blobs.layer(inner, key, *layer).map_err(fail)?;
     }
     for image in &documents {
