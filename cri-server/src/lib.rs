@@ -23,3 +23,4 @@ pub mod service;
 pub mod spec;
 pub mod steps;
 pub mod store;
+pub mod streaming;
