@@ -164,6 +164,7 @@ impl Ground {
             runtime: runtime.clone(),
             terminal: false,
             stdin: false,
+            stdin_once: false,
             log_path: Some(bundle.join("log")),
             log_line_limit: 16384,
             cgroup: ContainerCgroup { oom_counter: Some(oom_counter), directories: vec![directory] },
