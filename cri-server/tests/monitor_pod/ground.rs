@@ -285,6 +285,12 @@ impl Plan {
         self.log().lines().map(|line| line.split_once(' ').unwrap_or_default().1.to_owned()).collect()
     }
 
+    /// How many processes are in the container's cgroup.
+    pub fn processes(&self) -> usize {
+        let list = self.spec.cgroup.directories[0].join("cgroup.procs");
+        std::fs::read_to_string(list).unwrap_or_default().lines().count()
+    }
+
     /// The exit record on disk.
     pub fn record(&self) -> ExitRecord {
         ExitRecord::decode(&std::fs::read(&self.spec.exit_file).unwrap()).unwrap()
