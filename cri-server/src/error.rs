@@ -73,6 +73,14 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// An attached client does not read.
+    #[error("the client attached to container {id} fell more than {mebibytes} MiB behind its output")]
+    FellBehind {
+        /// The container.
+        id: String,
+        /// How far it may be behind.
+        mebibytes: usize,
+    },
     /// Nothing of ours.
     #[error("{0} is not implemented")]
     Unimplemented(&'static str),
@@ -156,7 +164,7 @@ impl Error {
             Self::FailedPrecondition { .. } => Code::FailedPrecondition,
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::Aborted(_) => Code::Aborted,
-            Self::TooMany { .. } => Code::ResourceExhausted,
+            Self::TooMany { .. } | Self::FellBehind { .. } => Code::ResourceExhausted,
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::Host { source, .. } => io_code(source),
             Self::Internal(_) => Code::Internal,

@@ -15,6 +15,9 @@ use super::{Encode, End, Hangup, Outgoing, QUEUE};
 /// How long last words may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How often a client is asked whether it is there while it is not read.
+const PROBE: Duration = Duration::from_secs(2);
+
 /// Limits of a connection.
 #[derive(Clone)]
 pub struct Limits {
@@ -144,10 +147,19 @@ pub async fn deliver(table: &Table, hangup: &Hangup, id: u32, bytes: Bytes) -> R
         biased;
         written = pipe.write_all(&bytes) => written,
         () = hangup.wait() => return Err(End::Gone),
+        never = probe(table) => match never {},
     };
     match written {
         Ok(()) => table.give_pipe(id, pipe),
         Err(_reader_gone) => table.consumed(id, bytes.len()),
     }
     Ok(())
+}
+
+/// Asks a client that is not read whether it is still there: its end may wait, behind what it sent, for room here.
+async fn probe(table: &Table) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(PROBE).await;
+        table.probe();
+    }
 }

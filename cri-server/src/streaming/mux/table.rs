@@ -24,6 +24,8 @@ pub enum Mark {
     Reset(u32, u32),
     /// So many bytes of the stream were consumed; of the whole connection where it is 0.
     Credit(u32, u32),
+    /// A client that is gone will not answer, and its kernel will say so.
+    Probe,
 }
 
 /// A window would be larger than the protocol can say.
@@ -153,6 +155,15 @@ impl Table {
         }
         for credit in credits.into_iter().flatten() {
             inner.credit(credit);
+            self.marked.notify_one();
+        }
+    }
+
+    /// Asks whether the client is still there, once at a time.
+    pub fn probe(&self) {
+        let mut inner = self.lock();
+        if !inner.marks.contains(&Mark::Probe) {
+            inner.marks.push(Mark::Probe);
             self.marked.notify_one();
         }
     }

@@ -136,7 +136,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
                     self.handle.table().set_initial_window(size.unsigned_abs());
                 }
             }
-            // Even numbers answer pings of the server, which sends none.
+            // Even numbers answer pings of the server.
             Control::Ping(number) if number.is_multiple_of(2) => {}
             Control::Ping(number) => {
                 self.handle.say(Outgoing::Pong(Bytes::copy_from_slice(&number.to_be_bytes()))).await;
@@ -246,6 +246,8 @@ impl Encode for Encoder {
             Mark::Last(id) => put_content_head(id, true, 0, buffer),
             Mark::Reset(id, status) => Control::RstStream { id, status }.put(buffer),
             Mark::Credit(id, delta) => Control::WindowUpdate { id, delta }.put(buffer),
+            // Pings of a server have even numbers.
+            Mark::Probe => Control::Ping(2).put(buffer),
         }
     }
 

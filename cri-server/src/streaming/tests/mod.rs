@@ -34,7 +34,7 @@ fn start() -> (Streaming, Arc<Node>) {
 
 fn exec(command: &str, wiring: Wiring) -> Request {
     let command = command.split(' ').map(str::to_owned).collect();
-    Request::Exec(Exec { container_id: "c1".into(), command, envs: Vec::new(), wiring })
+    Request::Exec(Exec { container_id: "c1".into(), command, wiring })
 }
 
 fn attach(wiring: Wiring) -> Request {

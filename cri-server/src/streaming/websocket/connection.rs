@@ -219,8 +219,12 @@ impl Encode for Encoder {
         }
     }
 
-    fn mark(&mut self, _mark: Mark, _buffer: &mut BytesMut) {
-        // Clients do not know of the end of one channel: the end of the session is theirs.
+    fn mark(&mut self, mark: Mark, buffer: &mut BytesMut) {
+        match mark {
+            Mark::Probe => self.put(Opcode::Ping, [&[], &[]], buffer),
+            // Clients do not know of the end of one channel: the end of the session is theirs.
+            Mark::Last(_) | Mark::Reset(..) | Mark::Credit(..) => {}
+        }
     }
 
     fn farewell(&mut self, code: u32, buffer: &mut BytesMut) {
