@@ -11,7 +11,7 @@ use e2e::node::Node;
 use e2e::paths;
 
 /// Groups of specs that must pass, apart from the list.
-const GROUPS: &str = r"\[k8s\.io\] (Container|PodSandbox|Idempotence|Image|Multiple Containers|Networking|Runtime info|Security Context)";
+const GROUPS: &str = r"\[k8s\.io\] (Container|PodSandbox|Idempotence|Image|Multiple Containers|Networking|Runtime info|Security Context|Streaming)";
 
 fn check(handler: &str) -> Result<()> {
     if !gate::open(&format!("critest on {handler}")) {
