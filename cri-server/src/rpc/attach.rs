@@ -7,10 +7,11 @@ use crate::error::Error;
 use crate::steps::command;
 use crate::steps::cri_config::invalid;
 use crate::steps::streams::wiring;
+use crate::streaming::Request;
 use crate::streaming::session::{Attach, Wiring};
 
 /// Checks the request; the container has to run.
-pub fn attach(daemon: &Daemon, request: AttachRequest) -> Result<Attach, Error> {
+pub fn attach(daemon: &Daemon, request: AttachRequest) -> Result<Request, Error> {
     let AttachRequest { container_id, stdin, tty, stdout, stderr } = request;
     let wiring = wiring(Wiring { tty, stdin, stdout, stderr })?;
     let (container, _) = command::running(daemon, &container_id)?;
@@ -19,5 +20,5 @@ pub fn attach(daemon: &Daemon, request: AttachRequest) -> Result<Attach, Error> 
         let reason = format!("expected false, container {} has no terminal", container.id);
         return Err(invalid("tty", reason));
     }
-    Ok(Attach { container_id: container.id.to_string(), wiring })
+    Ok(Request::Attach(Attach { container_id: container.id.to_string(), wiring }))
 }

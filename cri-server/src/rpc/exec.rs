@@ -7,15 +7,16 @@ use crate::error::Error;
 use crate::steps::command;
 use crate::steps::cri_config::missing;
 use crate::steps::streams::wiring;
+use crate::streaming::Request;
 use crate::streaming::session::{Exec, Wiring};
 
 /// Checks the request; the container has to run.
-pub fn exec(daemon: &Daemon, request: ExecRequest) -> Result<Exec, Error> {
+pub fn exec(daemon: &Daemon, request: ExecRequest) -> Result<Request, Error> {
     let ExecRequest { container_id, cmd, tty, stdin, stdout, stderr } = request;
     if cmd.is_empty() {
         return Err(missing("cmd"));
     }
     let wiring = wiring(Wiring { tty, stdin, stdout, stderr })?;
     let (container, _) = command::running(daemon, &container_id)?;
-    Ok(Exec { container_id: container.id.to_string(), command: cmd, wiring })
+    Ok(Request::Exec(Exec { container_id: container.id.to_string(), command: cmd, wiring }))
 }

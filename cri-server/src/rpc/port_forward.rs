@@ -7,13 +7,22 @@ use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::steps::cri_config::invalid;
 use crate::steps::streams;
+use crate::streaming::Request;
 
-/// Checks the request, and gives the pod sandbox's full id. The pod has to be ready.
-pub fn port_forward(daemon: &Daemon, request: &PortForwardRequest) -> Result<String, Error> {
-    for port in &request.port {
-        if !(1..=i32::from(u16::MAX)).contains(port) {
-            return Err(invalid("port", format!("expected 1 to {}, got {port}", u16::MAX)));
-        }
+/// Most ports of a request: each has two channels of one byte over WebSocket.
+const PORTS: usize = 127;
+
+/// Checks the request. The pod has to be ready.
+pub fn port_forward(daemon: &Daemon, request: PortForwardRequest) -> Result<Request, Error> {
+    let mut ports = Vec::with_capacity(request.port.len());
+    for port in request.port {
+        let number = u16::try_from(port).ok().filter(|number| *number != 0);
+        let expected = || invalid("port", format!("expected 1 to {}, got {port}", u16::MAX));
+        ports.push(number.ok_or_else(expected)?);
     }
-    Ok(streams::ready(daemon, &request.pod_sandbox_id)?.id().to_string())
+    if ports.len() > PORTS {
+        return Err(invalid("port", format!("expected {PORTS} ports at most, got {}", ports.len())));
+    }
+    let pod_id = streams::ready(daemon, &request.pod_sandbox_id)?.id().to_string();
+    Ok(Request::PortForward { pod_id, ports })
 }
