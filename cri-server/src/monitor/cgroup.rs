@@ -10,6 +10,8 @@ use rustix::process::{Pid, Signal};
 const ROUNDS: usize = 5;
 /// How long a v1 freezer may take.
 const FREEZE: Duration = Duration::from_millis(50);
+/// How long the processes of a killed command may take to end.
+const SESSION: Duration = Duration::from_millis(100);
 const MAX_DEPTH: usize = 8;
 
 /// The number on the line `oom_kill N`; 0 where the file is missing or says nothing.
@@ -33,17 +35,24 @@ pub fn kill_all(directories: &[PathBuf]) {
 
 /// Kills the process `leader` and all of its session and descent that is in `directories` or below. `leader` is a
 /// child of this process and not reaped, so the number is its own.
+///
+/// A process that gets the signal within a fork still makes the child, which shows no earlier than its parent is
+/// gone: this ends when nothing is seen twice.
 pub fn kill_session(leader: i32, directories: &[PathBuf]) {
-    for _ in 0..ROUNDS {
+    let deadline = std::time::Instant::now() + SESSION;
+    let mut unseen = 0;
+    while unseen < 2 && std::time::Instant::now() < deadline {
         let mut processes = Vec::new();
         directories.iter().for_each(|directory| collect_lineage(directory, MAX_DEPTH, &mut processes));
         let victims = session_and_descent(leader, &processes);
         for pid in victims.iter().copied().filter_map(Pid::from_raw) {
             let _ended_already = rustix::process::kill_process(pid, Signal::KILL);
         }
-        // What was forked before its parent got the signal is found in the next round.
-        if victims.len() == 1 {
-            break;
+        if processes.iter().any(|process| victims.contains(&process.pid)) {
+            unseen = 0;
+            std::thread::sleep(Duration::from_millis(1));
+        } else {
+            unseen += 1;
         }
     }
 }
