@@ -10,6 +10,7 @@ use anyhow::Context;
 
 use crate::config::{Config, HandlerConfig, RegistryConfig};
 use crate::error::Error;
+use crate::events::Events;
 use crate::host::cgroup::{Cgroup, CgroupPath, Layout};
 use crate::host::cni::{self, Cni};
 use crate::host::node;
@@ -43,6 +44,8 @@ pub struct Daemon {
     pub making_sandboxes: Operations<PodId>,
     /// Containers being made.
     pub making_containers: Operations<ContainerId>,
+    /// Who listens to what happens to them.
+    pub events: Events,
     /// Images and layers.
     pub images: ImageStore,
     /// Network plugins.
@@ -73,6 +76,7 @@ impl Daemon {
             containers: Index::default(),
             making_sandboxes: Operations::new("pod sandbox"),
             making_containers: Operations::new("container"),
+            events: Events::default(),
             images: ImageStore::open(paths.root(), image_config(&config))?,
             cni: Cni::new(cni_config(&config)),
             node: node::facts(&cgroups),

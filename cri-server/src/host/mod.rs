@@ -11,6 +11,8 @@ pub mod mount;
 pub mod netns;
 pub mod node;
 pub mod oci;
+pub mod oom_score;
+pub mod processes;
 pub mod source;
 pub mod usage;
 pub mod user;
