@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -56,6 +56,8 @@ pub struct Daemon {
     pub node: NodeFacts,
     /// What each handler's OCI runtime can do.
     pub handlers: BTreeMap<String, HandlerFacts>,
+    /// The node's pod CIDRs, as the kubelet gave them; empty before that.
+    pub pod_cidr: Mutex<String>,
     _lock: std::fs::File,
 }
 
@@ -84,6 +86,7 @@ impl Daemon {
             cgroups,
             paths,
             config,
+            pod_cidr: Mutex::default(),
             _lock: lock,
         })
     }

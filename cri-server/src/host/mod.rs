@@ -2,6 +2,7 @@
 //! Nothing here knows gRPC.
 
 pub mod cgroup;
+pub mod checkpoint;
 pub mod cni;
 pub mod fs;
 #[allow(unsafe_code)]

@@ -1,5 +1,6 @@
 //! One file per RPC: the file, the function and the RPC have the same name. These files never import each other.
 
+pub mod checkpoint_container;
 pub mod container_stats;
 pub mod container_status;
 pub mod create_container;
@@ -35,4 +36,5 @@ pub mod stream_pod_sandbox_stats;
 pub mod stream_pod_sandboxes;
 pub mod update_container_resources;
 pub mod update_pod_sandbox_resources;
+pub mod update_runtime_config;
 pub mod version;

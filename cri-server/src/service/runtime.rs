@@ -220,9 +220,10 @@ impl runtime_service_server::RuntimeService for Service {
 
     async fn update_runtime_config(
         &self,
-        _: Request<UpdateRuntimeConfigRequest>,
+        request: Request<UpdateRuntimeConfigRequest>,
     ) -> Answer<UpdateRuntimeConfigResponse> {
-        Ok(Response::new(UpdateRuntimeConfigResponse {}))
+        let request = request.into_inner();
+        Ok(Response::new(rpc::update_runtime_config::update_runtime_config(&self.daemon, request)?))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
@@ -231,9 +232,13 @@ impl runtime_service_server::RuntimeService for Service {
 
     async fn checkpoint_container(
         &self,
-        _: Request<CheckpointContainerRequest>,
+        request: Request<CheckpointContainerRequest>,
     ) -> Answer<CheckpointContainerResponse> {
-        Err(Error::Unimplemented("CheckpointContainer").into())
+        let daemon = self.daemon.clone();
+        let work = async move {
+            rpc::checkpoint_container::checkpoint_container(&daemon, request.into_inner()).await
+        };
+        Ok(Response::new(detached(work).await?))
     }
 
     async fn checkpoint_pod(&self, _: Request<CheckpointPodRequest>) -> Answer<CheckpointPodResponse> {
