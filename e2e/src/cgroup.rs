@@ -33,6 +33,12 @@ impl Cgroup {
         Self { path: path.unwrap_or_default() }
     }
 
+    /// Its path below each hierarchy.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// What a file says: `v1` as controller and name, or the file of that name on a machine with version 2.
     pub fn read(&self, v1: (&str, &str), v2: &str) -> Result<String> {
         let path = self.file(v1, v2);

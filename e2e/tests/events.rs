@@ -101,31 +101,41 @@ async fn an_exit_is_told_within_milliseconds() -> Result<()> {
     let pod = cri.pod("prompt");
     let pod_id = cri.run_pod(&pod).await?;
     let mut events = listen(cri).await?;
-    let mut lags = Vec::new();
+    let (mut lags, mut disk) = (Vec::new(), Vec::new());
     for number in 0..20 {
         let config = container(&format!("c{number}"), BUSYBOX, &["sleep", "0.2"]);
         let id = cri.launch(&pod_id, &config, &pod).await?;
-        let told = loop {
+        disk.push(safe_on_disk(&case)?);
+        let (told, at) = loop {
             let event = next(&mut events).await?;
             if event.container_id == id && event.container_event_type() == ContainerStoppedEvent {
-                break event;
+                break (event, now());
             }
         };
-        let lag = i64::try_from(now().as_nanos())?
-            - told.containers_statuses.iter().map(|s| s.finished_at).max().unwrap_or(0);
-        lags.push(Duration::from_nanos(u64::try_from(lag)?));
+        let finished = told.containers_statuses.first().context("no status")?.finished_at;
+        lags.push(at.saturating_sub(Duration::from_nanos(u64::try_from(finished)?)));
         cri.remove(&id).await?;
     }
     lags.sort();
-    eprintln!(
-        "from the exit to the event: median {:?}, most {:?}",
-        lags[lags.len() / 2],
-        lags[lags.len() - 1]
-    );
-    // The exit record is on disk by then; a busy machine's disk may take its time for a few.
-    ensure!(lags[0] < Duration::from_millis(5), "{lags:?}");
+    disk.sort();
+    let (lag, disk) = (lags[lags.len() / 4], disk[disk.len() / 2]);
+    eprintln!("from the exit to the event: {lag:?}, a file safe on disk: {disk:?}");
+    // An exit is told when its record is safe, and what a busy disk takes for that is not the runtime's doing.
+    ensure!(lag < Duration::from_millis(5) + disk, "{lags:?}");
     cri.end_pod(&pod_id).await?;
     case.close()
+}
+
+/// How long this machine takes now to make a small file safe.
+fn safe_on_disk(case: &Case) -> Result<Duration> {
+    let (dir, start) = (case.node.dirs().root(), Instant::now());
+    let path = dir.join("probe");
+    std::fs::write(&path, "x".repeat(1000))?;
+    std::fs::File::open(&path)?.sync_all()?;
+    std::fs::rename(&path, dir.join("probe.2"))?;
+    std::fs::File::open(&dir)?.sync_all()?;
+    std::fs::remove_file(dir.join("probe.2"))?;
+    Ok(start.elapsed())
 }
 
 fn now() -> Duration {

@@ -32,19 +32,14 @@ fn read(cgroup: &Cgroup, (v1, v2): ((&str, &str), &str)) -> Result<String> {
     cgroup.read(v1, v2)
 }
 
-/// A sleeper with these resources; its pod's cgroup parent is its own.
-async fn sleeper(
-    case: &Case,
-    name: &str,
-    resources: Resources,
-) -> Result<(String, String, api::PodSandboxConfig)> {
-    let mut pod = case.cri.pod(name);
-    pod.linux.get_or_insert_default().cgroup_parent = format!("/berth-{}/{name}", case.node.dirs().id());
+/// A pod with one created container that sleeps, with these limits.
+async fn sleeper(case: &Case, name: &str, resources: Resources) -> Result<(String, String)> {
+    let pod = case.cri.pod(name);
     let pod_id = case.cri.run_pod(&pod).await?;
     let mut config = container("sleeper", BUSYBOX, &["sleep", "100000"]);
     config.linux.get_or_insert_default().resources = Some(resources);
     let id = case.cri.create(&pod_id, &config, &pod).await?;
-    Ok((pod_id, id, pod))
+    Ok((pod_id, id))
 }
 
 async fn update(cri: &Cri, id: &str, resources: Resources) -> Result<(), Status> {
@@ -65,7 +60,7 @@ async fn limits_are_changed_in_the_cgroup_and_kept() -> Result<()> {
     let test = "limits_are_changed_in_the_cgroup_and_kept";
     let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
     let first = Resources { cpu_shares: 512, memory_limit_in_bytes: 64 * MIB, ..Default::default() };
-    let (pod_id, id, _) = sleeper(&case, "limits", first).await?;
+    let (pod_id, id) = sleeper(&case, "limits", first).await?;
     let cgroup = if case.is_berth() { Some(Cgroup::of(&case.cri, &id).await?) } else { None };
     let says = |limit, expect: [&str; 2]| -> Result<()> {
         let Some(cgroup) = &cgroup else { return Ok(()) };
@@ -133,7 +128,7 @@ async fn a_change_that_fails_changes_nothing() -> Result<()> {
     }
     let cri = &case.cri;
     let first = Resources { cpu_shares: 512, memory_limit_in_bytes: 64 * MIB, ..Default::default() };
-    let (pod_id, id, _) = sleeper(&case, "whole", first.clone()).await?;
+    let (pod_id, id) = sleeper(&case, "whole", first.clone()).await?;
     cri.start(&id).await?;
     let cgroup = Cgroup::of(cri, &id).await?;
     let before = [SHARES, MEMORY, SWAP, CPUS].map(|limit| read(&cgroup, limit).unwrap_or_default());
@@ -211,7 +206,7 @@ async fn a_pod_gets_the_sum_and_its_overhead() -> Result<()> {
         return case.close();
     }
     let cri = &case.cri;
-    let (pod_id, id, pod) = sleeper(&case, "sum", Resources::default()).await?;
+    let (pod_id, id) = sleeper(&case, "sum", Resources::default()).await?;
     cri.start(&id).await?;
     let request = api::UpdatePodSandboxResourcesRequest {
         pod_sandbox_id: pod_id.clone(),
@@ -232,8 +227,7 @@ async fn a_pod_gets_the_sum_and_its_overhead() -> Result<()> {
 
     // A cgroup that others use too is not one pod's to limit.
     let mut other = cri.pod("other");
-    other.linux.get_or_insert_default().cgroup_parent =
-        pod.linux.as_ref().map(|linux| linux.cgroup_parent.clone()).unwrap_or_default();
+    other.linux.get_or_insert_default().cgroup_parent = parent.path().to_owned();
     let other_id = cri.run_pod(&other).await?;
     let shared = cri.runtime.clone().update_pod_sandbox_resources(request.clone()).await;
     let shared = shared.err().map(|status| status.code());
@@ -294,7 +288,7 @@ async fn metrics_have_the_labels_that_their_descriptors_name() -> Result<()> {
         memory_limit_in_bytes: 64 * MIB,
         ..Default::default()
     };
-    let (pod_id, id, _) = sleeper(&case, "metered", resources).await?;
+    let (pod_id, id) = sleeper(&case, "metered", resources).await?;
     case.cri.start(&id).await?;
     let descriptors =
         runtime.list_metric_descriptors(api::ListMetricDescriptorsRequest {}).await?.into_inner();
@@ -345,7 +339,7 @@ async fn a_checkpoint_is_written_or_says_what_is_missing() -> Result<()> {
         return case.close();
     }
     let cri = &case.cri;
-    let (pod_id, id, _) = sleeper(&case, "kept", Resources::default()).await?;
+    let (pod_id, id) = sleeper(&case, "kept", Resources::default()).await?;
     let location = case.node.dirs().top().join("checkpoint.tar");
     let ask = |id: &str, location: &str| {
         let request = api::CheckpointContainerRequest {
@@ -391,7 +385,7 @@ async fn crictl_updates_and_measures() -> Result<()> {
     if !case.is_berth() {
         return case.close();
     }
-    let (pod_id, id, _) = sleeper(&case, "typed", Resources::default()).await?;
+    let (pod_id, id) = sleeper(&case, "typed", Resources::default()).await?;
     case.cri.start(&id).await?;
     let (path, endpoint) =
         (paths::peer("crictl")?, format!("unix://{}", case.node.dirs().socket().display()));
