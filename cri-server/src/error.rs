@@ -71,6 +71,22 @@ pub enum Error {
         /// What it may be behind.
         events: usize,
     },
+    /// Something bounded is used up.
+    #[error("there are {limit} {what}, the most that there may be")]
+    TooMany {
+        /// What there are too many of.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// An attached client does not read.
+    #[error("the client attached to container {id} fell more than {mebibytes} MiB behind its output")]
+    FellBehind {
+        /// The container.
+        id: String,
+        /// How far it may be behind.
+        mebibytes: usize,
+    },
     /// Nothing of ours.
     #[error("{0} is not implemented")]
     Unimplemented(&'static str),
@@ -157,7 +173,7 @@ impl Error {
             Self::FailedPrecondition { .. } => Code::FailedPrecondition,
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::Aborted(_) => Code::Aborted,
-            Self::Behind { .. } => Code::ResourceExhausted,
+            Self::TooMany { .. } | Self::FellBehind { .. } | Self::Behind { .. } => Code::ResourceExhausted,
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::Host { source, .. } => io_code(source),
             Self::Internal(_) => Code::Internal,
