@@ -66,7 +66,7 @@ fn load(daemon: &Daemon) -> Result<Quarantine, Error> {
     for (id, directory) in directories::<ContainerId>(&daemon.paths.containers())? {
         match record::read::<ContainerRecord>(&container::path(&directory)) {
             Ok(Some(record)) => {
-                let lease = daemon.images.lease_layers(&record.layers);
+                let lease = daemon.images.lease_layers(&record.all_layers());
                 let container = Container::new(record, directory);
                 lease.into_iter().for_each(|lease| container.keep_layers(lease));
                 daemon.containers.insert(id.as_str(), container);
@@ -359,7 +359,7 @@ fn sweep_containers(daemon: &Daemon) {
     for parent in [daemon.paths.containers(), daemon.paths.bundles()] {
         for (id, directory) in directories::<ContainerId>(&parent).unwrap_or_default() {
             if daemon.containers.find(id.as_str()).is_none() {
-                sweep(&directory, &[daemon.paths.rootfs(&id)]);
+                sweep(&directory, &teardown::mounts_of(&daemon.paths, &id));
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::model::name::Name;
 use crate::monitor::protocol::{ContainerCgroup, CreateContainer, Runtime, default_log_line_limit};
 use crate::spec;
 use crate::steps::cri_config::{missing, plain};
-use crate::steps::{pod_files, resolve, signal, supervise, teardown};
+use crate::steps::{pod_files, resolve, signal, supervise, teardown, volumes};
 use crate::store;
 use crate::store::container::{Container, ContainerRecord, User};
 use crate::store::message::digest;
@@ -59,23 +59,18 @@ async fn find_or_make(
         let reason = format!("is the name of container {}", container.id);
         return Err(Error::AlreadyExists { kind: "container", name: name.to_string(), reason });
     }
-    let wanted = config.image.as_ref().map(|image| image.image.as_str()).filter(|image| !image.is_empty());
-    let wanted = wanted.ok_or_else(|| missing("config.image.image"))?;
-    let image =
-        daemon.images.get(wanted).ok_or_else(|| Error::NotFound { kind: "image", id: wanted.into() })?;
-    let lease =
-        daemon.images.lease(&image).ok_or_else(|| Error::NotFound { kind: "image", id: wanted.into() })?;
-    let record = plan(&daemon, &sandbox, &image, config)?;
+    let images = volumes::claim(&daemon, &config)?;
+    let record = plan(&daemon, &sandbox, &images, config)?;
     let directory = daemon.paths.container(&record.id);
     let container = Container::new(record, directory.clone());
-    container.keep_layers(lease);
+    container.keep_layers(images.lease);
     let _operation = container.operation.lock().await;
     blocking(move || pod_files::make_directory(&directory, 0o711))
         .await?
         .map_err(Error::host("make the directory of the container's record"))?;
     container.enter(ContainerState::Creating)?;
     daemon.containers.insert(container.id.as_str(), container.clone());
-    match make(&daemon, &sandbox, &container, &image).await {
+    match make(&daemon, &sandbox, &container, &images.own).await {
         Ok(()) => Ok(container.id.clone()),
         Err(error) => {
             let left = teardown::erase_container(&daemon, &container).await;
@@ -92,14 +87,16 @@ async fn find_or_make(
 fn plan(
     daemon: &Daemon,
     sandbox: &Sandbox,
-    image: &Image,
+    images: &volumes::Images,
     config: ContainerConfig,
 ) -> Result<ContainerRecord, Error> {
     if !sandbox.state().is_ready() {
         return Err(not_ready(sandbox));
     }
     let id = ContainerId::generate();
-    let stop_signal = signal::stop_signal(&config, &spec::ImageConfig::from(&image.config))?;
+    let image = &images.own;
+    let defaults = spec::ImageConfig::from(&image.config);
+    let stop_signal = signal::stop_signal(&config, &defaults)?;
     Ok(ContainerRecord {
         pod_id: sandbox.id().clone(),
         boot_id: daemon.boot_id.clone(),
@@ -108,6 +105,8 @@ fn plan(
         image_id: image.id.to_string(),
         image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
         layers: image.layers.clone(),
+        images: images.mounted.clone(),
+        volumes: spec::image_volumes(&config, &defaults)?,
         cgroups_path: format!("{}/{id}", sandbox.fixed.cgroup_parent.trim_end_matches('/')),
         log_path: resolve::log_path(&sandbox.fixed.config, &config)?,
         stop_signal,
@@ -202,10 +201,11 @@ struct Bundle {
 }
 
 impl Bundle {
-    /// Mounts the root and writes the specification. Blocks.
+    /// Mounts the root, makes the volumes and writes the specification. Blocks.
     fn write(&self) -> Result<(), Error> {
         let record = self.container.record();
         let rootfs = self.mount_root(&record)?;
+        volumes::mount_images(&self.daemon, &record)?;
         let user = self.resolve_user(&rootfs, &record.config)?;
         let groups = user.additional_gids.clone();
         self.container.change(|record| record.user = Some(User { uid: user.uid, gid: user.gid, groups }))?;
@@ -214,6 +214,7 @@ impl Bundle {
             std::fs::create_dir_all(parent).map_err(Error::host(format!("make {}", parent.display())))?;
         }
         let spec = self.specification(&record, &rootfs, &user)?;
+        volumes::fill(&self.daemon, &record, &rootfs, &self.sandbox.abort)?;
         let path = self.daemon.paths.bundle(&self.container.id).join("config.json");
         let json = serde_json::to_vec(&spec).map_err(|error| Error::Internal(error.to_string()))?;
         write_atomic(&path, &json, 0o600, Durability::Cached)
@@ -268,8 +269,8 @@ impl Bundle {
             pids_limit: None,
             rootfs,
             pod_files: &resolve::pod_files(&self.daemon, &self.sandbox),
-            mount_sources: &resolve::mount_sources(config)?,
-            image_volumes: &[],
+            mount_sources: &resolve::mount_sources(&self.daemon, record)?,
+            image_volumes: &volumes::anonymous(&self.daemon, record),
             devices: &resolve::devices(config)?,
             seccomp_profile: seccomp_profile.as_deref(),
             node: &self.daemon.node,

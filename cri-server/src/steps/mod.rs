@@ -8,3 +8,4 @@ pub mod signal;
 pub mod stats;
 pub mod supervise;
 pub mod teardown;
+pub mod volumes;

@@ -3,7 +3,7 @@
 //! recovery. Teardown never stops at the first error.
 
 use std::io::ErrorKind::NotFound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,9 @@ use crate::error::{Error, chain};
 use crate::host::monitor::{Monitor, MonitorError};
 use crate::host::mount;
 use crate::model::container::Exit;
+use crate::model::id::ContainerId;
 use crate::monitor::protocol::Target;
+use crate::paths::Paths;
 use crate::store;
 use crate::store::container::Container;
 use crate::store::sandbox::Sandbox;
@@ -80,13 +82,13 @@ pub async fn release_container(daemon: &Daemon, container: &Container) -> Vec<St
         failures.extend(deletion.err());
     }
     note(&mut failures, "cgroup", remove_cgroup(daemon, &record.cgroups_path).await);
-    let rootfs = daemon.paths.rootfs(&container.id);
+    let mounts = mounts_of(&daemon.paths, &container.id);
     let bundle = daemon.paths.bundle(&container.id);
     let removed = blocking(move || {
-        let unmounted = mount::unmount(&rootfs);
+        let unmounted = mounts.iter().map(|path| mount::unmount(path)).fold(Ok(()), Result::and);
         // A root that is still mounted must not be walked into: its files are the layers'.
         let removed = if unmounted.is_ok() { mount::remove_tree(&bundle) } else { Ok(()) };
-        [("root", unmounted), ("bundle", removed)]
+        [("root and images", unmounted), ("bundle", removed)]
     })
     .await;
     match removed {
@@ -96,7 +98,13 @@ pub async fn release_container(daemon: &Daemon, container: &Container) -> Vec<St
     failures
 }
 
-/// Takes back all of a container, its writable layer, and last its record.
+/// Where something may be mounted for the container: its root, and images that are its volumes.
+pub fn mounts_of(paths: &Paths, id: &ContainerId) -> Vec<PathBuf> {
+    let images = std::fs::read_dir(paths.image_mounts(id)).into_iter().flatten().flatten();
+    std::iter::once(paths.rootfs(id)).chain(images.map(|entry| entry.path())).collect()
+}
+
+/// Takes back all of a container, its writable layer and volumes, and last its record.
 pub async fn erase_container(daemon: &Daemon, container: &Container) -> Vec<String> {
     let mut failures = Vec::new();
     note(&mut failures, "kill", kill(daemon, container).await);
@@ -108,7 +116,7 @@ pub async fn erase_container(daemon: &Daemon, container: &Container) -> Vec<Stri
     let erased = blocking(move || erase_directory(&directory)).await;
     match erased {
         Ok(Ok(())) => daemon.containers.remove(container.id.as_str()),
-        Ok(Err(error)) => failures.push(format!("writable layer: {error}")),
+        Ok(Err(error)) => failures.push(format!("writable layer and volumes: {error}")),
         Err(error) => failures.push(chain(&error)),
     }
     failures

@@ -35,6 +35,12 @@ pub struct ContainerRecord {
     pub image_ref: String,
     /// Keys of its image's layers, bottom first: they stay while the container does.
     pub layers: Vec<LayerKey>,
+    /// Images that are mounted into it.
+    #[serde(default)]
+    pub images: Vec<MountedImage>,
+    /// Places of its anonymous volumes in the container; the directory of each is named by its index here.
+    #[serde(default)]
+    pub volumes: Vec<PathBuf>,
     /// Path of its cgroup, as the OCI runtime takes it.
     pub cgroups_path: String,
     /// Log file, absolute; empty when the output is discarded.
@@ -49,6 +55,17 @@ pub struct ContainerRecord {
     /// Configuration as it was requested.
     #[serde(with = "super::message")]
     pub config: ContainerConfig,
+}
+
+/// An image that is mounted into a container as a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedImage {
+    /// Index of the mount in the configuration, which names the mount point too.
+    pub mount: usize,
+    /// Id of the image.
+    pub image_id: String,
+    /// Keys of its layers, bottom first: they stay while the container does.
+    pub layers: Vec<LayerKey>,
 }
 
 /// User that a container's process runs as.
@@ -157,6 +174,12 @@ impl Container {
 }
 
 impl ContainerRecord {
+    /// Keys of all layers that the container stands on.
+    pub fn all_layers(&self) -> Vec<LayerKey> {
+        let mounted = self.images.iter().flat_map(|image| &image.layers);
+        self.layers.iter().chain(mounted).copied().collect()
+    }
+
     /// Metadata of the configuration.
     pub fn metadata(&self) -> ContainerMetadata {
         self.config.metadata.clone().unwrap_or_default()
