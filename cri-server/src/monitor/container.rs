@@ -65,8 +65,29 @@ pub struct Process {
     pub pidfd: OwnedFd,
     /// When the OCI runtime had made it.
     pub created_at_ns: i64,
-    /// When it was started.
-    pub started_at_ns: Option<i64>,
+    /// Whether it was started.
+    pub start: Start,
+}
+
+/// How far a start is. Times are nanoseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Nobody has asked for it, or it failed.
+    Pending,
+    /// The OCI runtime was told to at this time, and has not ended: the process may run or not.
+    Asked(i64),
+    /// It was started at this time.
+    Done(i64),
+}
+
+impl Start {
+    /// When the process began to run, as far as it has.
+    pub fn at(self) -> Option<i64> {
+        match self {
+            Self::Pending => None,
+            Self::Asked(at) | Self::Done(at) => Some(at),
+        }
+    }
 }
 
 /// A deletion under way.
@@ -89,7 +110,9 @@ impl Container {
         };
         let status = match &self.phase {
             Phase::Creating => ContainerStatus::Creating,
-            Phase::Alive(process) => alive(process.pid, process.started_at_ns),
+            // A start under way may fail yet.
+            Phase::Alive(Process { pid, start: Start::Done(at), .. }) => alive(*pid, Some(*at)),
+            Phase::Alive(process) => alive(process.pid, None),
             // An exit is not told before its record is on disk.
             Phase::Ending { pid, record } => alive(*pid, record.started_at_ns),
             Phase::Ended { record, saved } => {

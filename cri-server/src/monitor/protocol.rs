@@ -70,6 +70,8 @@ pub enum Answer {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
+    /// A container was started, and whoever asked for it is gone. Nanoseconds since the epoch.
+    ContainerStarted { id: String, started_at_ns: i64 },
     /// A container's main process ended; its exit record is on disk.
     ContainerExited(ExitRecord),
     /// A process started by [`Call::Exec`] ended. 128 + signal when killed.

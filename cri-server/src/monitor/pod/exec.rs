@@ -8,7 +8,7 @@ use super::calls::{Outcome, send_signal};
 use super::lifecycle::Claim;
 use super::{Child, Pod};
 use crate::monitor::connection::ReplyTo;
-use crate::monitor::container::{Phase, Process};
+use crate::monitor::container::Phase;
 use crate::monitor::invocation::{ExitStatus, Invocation, InvocationId, Purpose, Request, StandardFds};
 use crate::monitor::protocol::{Answer, Event, ExecProcess, ExecState, Failure, FailureKind};
 
@@ -58,7 +58,7 @@ impl Pod {
             }
         };
         let container = self.container(&exec.container_id)?;
-        let running = matches!(container.phase, Phase::Alive(Process { started_at_ns: Some(_), .. }));
+        let running = matches!(&container.phase, Phase::Alive(process) if process.start.at().is_some());
         if !running || container.deletion.is_some() {
             let message = format!("container {} is not running", exec.container_id);
             return refuse(FailureKind::FailedPrecondition, message);
