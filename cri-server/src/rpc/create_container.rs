@@ -138,14 +138,17 @@ async fn make(
         container: container.clone(),
         image: spec::ImageConfig::from(&image.config),
     };
-    blocking(move || bundle.write()).await??;
+    let user = blocking(move || bundle.write()).await??;
     let monitor = sandbox.monitor().ok_or_else(|| not_ready(sandbox))?;
     let created = monitor.create(request(daemon, sandbox, container, oci)?).await?;
     // A stop of the pod that came in between has not seen this container's process, or has killed it.
     if sandbox.abort.is_cancelled() || container.state().is_exited() {
         return Err(Error::Aborted(format!("making container {}", container.id)));
     }
-    container.enter(ContainerState::Created { pid: created.pid })?;
+    container.change(|record| {
+        record.user = Some(user);
+        record.state = ContainerState::Created { pid: created.pid };
+    })?;
     Ok(())
 }
 
@@ -202,13 +205,11 @@ struct Bundle {
 
 impl Bundle {
     /// Mounts the root, makes the volumes and writes the specification. Blocks.
-    fn write(&self) -> Result<(), Error> {
+    fn write(&self) -> Result<User, Error> {
         let record = self.container.record();
         let rootfs = self.mount_root(&record)?;
         volumes::mount_images(&self.daemon, &record)?;
         let user = self.resolve_user(&rootfs, &record.config)?;
-        let groups = user.additional_gids.clone();
-        self.container.change(|record| record.user = Some(User { uid: user.uid, gid: user.gid, groups }))?;
         if !record.log_path.is_empty() {
             let parent = Path::new(&record.log_path).parent().unwrap_or(Path::new("/"));
             std::fs::create_dir_all(parent).map_err(Error::host(format!("make {}", parent.display())))?;
@@ -218,7 +219,8 @@ impl Bundle {
         let path = self.daemon.paths.bundle(&self.container.id).join("config.json");
         let json = serde_json::to_vec(&spec).map_err(|error| Error::Internal(error.to_string()))?;
         write_atomic(&path, &json, 0o600, Durability::Cached)
-            .map_err(Error::host(format!("write {}", path.display())))
+            .map_err(Error::host(format!("write {}", path.display())))?;
+        Ok(User { uid: user.uid, gid: user.gid, groups: user.additional_gids })
     }
 
     fn mount_root(&self, record: &ContainerRecord) -> Result<std::path::PathBuf, Error> {

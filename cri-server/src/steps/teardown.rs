@@ -14,6 +14,7 @@ use crate::host::monitor::{Monitor, MonitorError};
 use crate::host::mount;
 use crate::model::container::Exit;
 use crate::model::id::ContainerId;
+use crate::model::sandbox::SandboxState;
 use crate::monitor::protocol::Target;
 use crate::paths::Paths;
 use crate::store;
@@ -60,6 +61,9 @@ pub async fn kill_cgroup(daemon: &Daemon, container: &Container) -> Result<(), E
 /// Takes back what a container has for this boot: the OCI runtime's state, its cgroup, its root, its bundle.
 pub async fn release_container(daemon: &Daemon, container: &Container) -> Vec<String> {
     let mut failures = Vec::new();
+    if container.released.get().is_some() {
+        return failures;
+    }
     let record = container.record();
     let id = container.id.to_string();
     let monitor = daemon.sandboxes.find(container.pod_id.as_str()).and_then(|sandbox| sandbox.monitor());
@@ -95,6 +99,10 @@ pub async fn release_container(daemon: &Daemon, container: &Container) -> Vec<St
         Ok(results) => failures.extend(results.into_iter().filter_map(failure)),
         Err(error) => failures.push(chain(&error)),
     }
+    // Before its end more of it may be made.
+    if failures.is_empty() && container.state().is_exited() {
+        container.released.get_or_init(|| ());
+    }
     failures
 }
 
@@ -126,6 +134,9 @@ pub async fn erase_container(daemon: &Daemon, container: &Container) -> Vec<Stri
 /// cgroup where the request named no parent.
 pub async fn release_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> {
     let mut failures = Vec::new();
+    if sandbox.released.get().is_some() {
+        return failures;
+    }
     end_wedged(daemon, sandbox).await;
     for container in daemon.containers_of(sandbox.id()) {
         note(&mut failures, "kill a container", kill(daemon, &container).await);
@@ -151,6 +162,10 @@ pub async fn release_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> 
     match undone {
         Ok(results) => failures.extend(results.into_iter().filter_map(failure)),
         Err(error) => failures.push(chain(&error)),
+    }
+    // While it is being made more of it may come.
+    if failures.is_empty() && sandbox.state() != SandboxState::Creating {
+        sandbox.released.get_or_init(|| ());
     }
     failures
 }

@@ -1,7 +1,7 @@
 //! Containers: the record, the exit record, and the live object around them.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use proto::cri::{ContainerConfig, ContainerMetadata};
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,8 @@ pub struct Container {
     pub kill_at: watch::Sender<Option<Instant>>,
     /// Processor time when it was last asked for.
     pub sample: Mutex<Option<Sample>>,
+    /// Set when nothing of this boot is left of it but its records.
+    pub released: OnceLock<()>,
     /// Keeps the image's layers while the container lives.
     layers: Mutex<Option<Lease>>,
     record: Mutex<Arc<ContainerRecord>>,
@@ -112,6 +114,7 @@ impl Container {
             operation: tokio::sync::Mutex::default(),
             kill_at: watch::Sender::new(None),
             sample: Mutex::default(),
+            released: OnceLock::new(),
             layers: Mutex::default(),
             record: Mutex::new(Arc::new(record)),
             state,

@@ -1,7 +1,7 @@
 //! Pod sandboxes: the record, and the live object around it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use proto::cri::{PodSandboxConfig, PodSandboxMetadata};
 use serde::{Deserialize, Serialize};
@@ -64,6 +64,8 @@ pub struct Sandbox {
     pub abort: CancellationToken,
     /// Processor time when it was last asked for.
     pub sample: Mutex<Option<Sample>>,
+    /// Set when nothing of this boot is left of it but its records.
+    pub released: OnceLock<()>,
     /// The monitor, while there is one.
     pub monitor: RwLock<Option<Monitor>>,
     state: watch::Sender<SandboxState>,
@@ -81,6 +83,7 @@ impl Sandbox {
             operation: tokio::sync::Mutex::default(),
             abort: CancellationToken::new(),
             sample: Mutex::default(),
+            released: OnceLock::new(),
             monitor: RwLock::default(),
             state,
             directory,
