@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest and youki.
+# Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest, runc, youki
+# and cargo-deny.
 # Safe to repeat: what is there already costs only a look. Needs root for the packages.
 #   setup.sh [packages]    with `packages`, what the demo needs: no peers are built
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 bin_dir=$PWD/.cache/bin
+runc_version=v1.4.3
 youki_version=0.7.0
 youki_features=seccomp,v1,v2
+deny_version=0.20.2
 packages=(
   busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry gcc iproute2
   iptables iputils-ping libc6-dev libseccomp-dev make nftables pkg-config protobuf-compiler runc skopeo util-linux
@@ -58,6 +61,18 @@ build_go_tools() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
+# Debian's is too old for user namespaces with mounts that were mapped for it.
+build_runc() {
+  local stamp=$bin_dir/.runc
+  if [ -x "$bin_dir/runc" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$runc_version" ]; then
+    step "runc $runc_version: present"
+    return
+  fi
+  step "runc $runc_version: building (about a minute)"
+  GOBIN=$bin_dir go install -trimpath -ldflags "-s -w" -tags seccomp "github.com/opencontainers/runc@$runc_version"
+  printf '%s\n' "$runc_version" >"$stamp"
+}
+
 # Its default features know no cgroup v1.
 build_youki() {
   local stamp=$bin_dir/.youki wanted="$youki_version $youki_features"
@@ -73,12 +88,29 @@ build_youki() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
+# Not optimised: it runs for seconds, and so it is built in two minutes.
+build_cargo_deny() {
+  local stamp=$bin_dir/.cargo-deny
+  if [ -x "$bin_dir/cargo-deny" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$deny_version" ]; then
+    step "cargo-deny $deny_version: present"
+    return
+  fi
+  command -v cargo >/dev/null || fail "needs a Rust toolchain in PATH to build cargo-deny"
+  step "cargo-deny $deny_version: building (about two minutes)"
+  CARGO_TARGET_DIR=$PWD/.cache/deny-build CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_STRIP=true \
+    cargo install cargo-deny --version "$deny_version" --locked --quiet --debug --force --root "$PWD/.cache"
+  rm -rf .cache/deny-build
+  printf '%s\n' "$deny_version" >"$stamp"
+}
+
 mkdir -p "$bin_dir"
 case ${1:-all} in
 all)
   install_packages
   build_go_tools
+  build_runc
   build_youki
+  build_cargo_deny
   ;;
 packages) install_packages ;;
 *) fail "unknown argument $1" ;;
