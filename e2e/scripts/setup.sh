@@ -47,7 +47,7 @@ install_packages() {
 build_go_tools() {
   local stamp=$bin_dir/.go-tools wanted
   wanted=$(cat e2e/go/go.mod e2e/go/go.sum | sha256sum)
-  if [ -x "$bin_dir/crictl" ] && [ -x "$bin_dir/critest" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+  if [ -x "$bin_dir/crictl" ] && [ -x "$bin_dir/critest" ] && [ -x "$bin_dir/ginkgo" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     step "crictl and critest: present"
     return
   fi
@@ -56,6 +56,8 @@ build_go_tools() {
   (
     cd e2e/go
     go build -o "$bin_dir/crictl" sigs.k8s.io/cri-tools/cmd/crictl
+    # What critest starts to run specs side by side.
+    go build -o "$bin_dir/ginkgo" github.com/onsi/ginkgo/v2/ginkgo
     go test -c -o "$bin_dir/critest" sigs.k8s.io/cri-tools/cmd/critest
   )
   printf '%s\n' "$wanted" >"$stamp"
