@@ -1,69 +1,20 @@
-//! Everything that is mounted into a container: images, the image's own `VOLUME`s, paths of the node.
+//! What a container gets from images: other images as volumes, and its own image's `VOLUME`s.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use e2e::case::Case;
-use e2e::cri::{container, security};
+use e2e::cri::{container, refused, security};
 use e2e::daemon::{Endpoint, Setup};
 use e2e::image::set::BUSYBOX;
-use e2e::image::volumes::{ASTRAY, HOSTILE_VOLUMES, MODEL, VOLUMES};
+use e2e::image::volumes::{HOSTILE_VOLUMES, MODEL, VOLUMES};
+use e2e::mounts::{SLEEP, Scratch, bind, image_mount, with_mounts};
 use proto::cri as api;
-use tonic::{Code, Status};
-
-const SLEEP: [&str; 2] = ["sleep", "1000"];
+use tonic::Code;
 
 async fn open(test: &str) -> Result<Option<Case>> {
     // Codes and words are ours, and some of this the reference does otherwise.
     Case::open(test, Setup::of(Endpoint::Berth)).await
-}
-
-fn image_mount(image: &str, sub_path: &str, place: &str) -> api::Mount {
-    api::Mount {
-        container_path: place.into(),
-        readonly: true,
-        image: Some(api::ImageSpec { image: image.into(), ..Default::default() }),
-        image_sub_path: sub_path.into(),
-        ..Default::default()
-    }
-}
-
-fn bind(from: &Path, to: &str) -> api::Mount {
-    api::Mount { host_path: from.display().to_string(), container_path: to.into(), ..Default::default() }
-}
-
-fn with_mounts(name: &str, mounts: impl IntoIterator<Item = api::Mount>) -> api::ContainerConfig {
-    let mut config = container(name, BUSYBOX, &SLEEP);
-    config.mounts = mounts.into_iter().collect();
-    config
-}
-
-/// Checks that a call failed with that code and that its message names what was wrong.
-fn check<T: std::fmt::Debug>(what: &str, result: Result<T, Status>, code: Code, word: &str) -> Result<()> {
-    let status = result.err().with_context(|| format!("{what} succeeded"))?;
-    ensure!(status.code() == code, "{what}: {:?} instead of {code:?}: {}", status.code(), status.message());
-    ensure!(status.message().contains(word), "{what}: {word:?} is not in {:?}", status.message());
-    Ok(())
-}
-
-/// A directory of the node that goes with the test.
-struct Scratch(tempfile::TempDir);
-
-impl Scratch {
-    fn new() -> Result<Self> {
-        Ok(Self(tempfile::tempdir()?))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn directory(&self, name: &str, file: &str) -> Result<PathBuf> {
-        let path = self.path(name);
-        std::fs::create_dir_all(&path)?;
-        std::fs::write(path.join("file"), file)?;
-        Ok(path)
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,7 +133,7 @@ async fn sub_paths_lead_inside_the_image_or_fail() -> Result<()> {
         let config = with_mounts("bad", [image_mount(MODEL, sub_path, "/d")]);
         let created = cri.create(&pod_id, &config, &pod).await;
         let message = created.as_ref().err().map(|status| status.message().to_owned()).unwrap_or_default();
-        check(sub_path, created, code, word)?;
+        refused(sub_path, created, code, word)?;
         ensure!(message.starts_with("ImageVolumeMountFailed: "), "{sub_path}: {message}");
         ensure!(message.contains(MODEL), "{sub_path}: {message}");
     }
@@ -212,7 +163,7 @@ async fn image_mounts_that_mean_nothing_are_refused() -> Result<()> {
         ("over /proc", changed(|m| m.container_path = "/proc/x".into()), Code::InvalidArgument, "/proc"),
     ];
     for (what, mount, code, word) in cases {
-        check(what, cri.create(&pod_id, &with_mounts("c", [mount]), &pod).await, code, word)?;
+        refused(what, cri.create(&pod_id, &with_mounts("c", [mount]), &pod).await, code, word)?;
     }
     cri.end_pod(&pod_id).await?;
     case.close()
@@ -295,7 +246,7 @@ async fn hostile_volumes_harm_nobody() -> Result<()> {
     let cri = &case.cri;
     let pod = cri.pod("hostile");
     let pod_id = cri.run_pod(&pod).await?;
-    let refused = [
+    let wrong = [
         ("root", Code::InvalidArgument, "root directory"),
         ("none", Code::InvalidArgument, "root directory"),
         ("up", Code::InvalidArgument, "root directory"),
@@ -303,8 +254,8 @@ async fn hostile_volumes_harm_nobody() -> Result<()> {
         ("file", Code::FailedPrecondition, "/etc/passwd"),
         ("loop", Code::Internal, "/loop"),
     ];
-    for (name, code, word) in refused {
-        check(name, cri.create(&pod_id, &container("c", &image(name), &SLEEP), &pod).await, code, word)?;
+    for (name, code, word) in wrong {
+        refused(name, cri.create(&pod_id, &container("c", &image(name), &SLEEP), &pod).await, code, word)?;
     }
     for name in ["climb", "link", "dangling"] {
         let config = container(name, &image(name), &SLEEP);
@@ -318,128 +269,6 @@ async fn hostile_volumes_harm_nobody() -> Result<()> {
         for outside in ["/tmp/berth-volume", "/nowhere"] {
             ensure!(!Path::new(outside).exists(), "{name} made {outside} on the node");
         }
-    }
-    cri.end_pod(&pod_id).await?;
-    case.close()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn paths_of_the_node_are_mounted() -> Result<()> {
-    let Some(case) = open("paths_of_the_node_are_mounted").await? else { return Ok(()) };
-    let cri = &case.cri;
-    let scratch = Scratch::new()?;
-    let (one, two) = (scratch.directory("one", "one\n")?, scratch.directory("two", "two\n")?);
-    std::os::unix::fs::symlink(&one, scratch.path("link"))?;
-    let missing = scratch.path("missing/deep");
-    let mounts = vec![
-        bind(&scratch.path("link"), "/linked"),
-        bind(&two.join("file"), "/single"),
-        bind(&missing, "/missing"),
-        // Of two on one place the later is seen; the deeper one is seen although it comes first.
-        bind(&two, "/twice"),
-        bind(&one, "/twice"),
-        bind(&two, "/outer/made/inner"),
-        bind(&one, "/outer"),
-        api::Mount { readonly: true, selinux_relabel: true, ..bind(&one, "/read-only") },
-    ];
-    let pod = cri.pod("paths");
-    let pod_id = cri.run_pod(&pod).await?;
-    let id = cri.launch(&pod_id, &with_mounts("c", mounts.clone()), &pod).await?;
-    ensure!(cri.status(&id).await?.mounts == mounts);
-    let line = "cat /linked/file /single /twice/file /outer/file /outer/made/inner/file /read-only/file";
-    let seen = cri.shell(&id, line).await?;
-    ensure!(seen == "one\ntwo\none\none\ntwo\none\n", "{seen}");
-    cri.shell(&id, "echo new > /missing/file; echo changed > /single").await?;
-    ensure!(std::fs::read_to_string(missing.join("file"))? == "new\n");
-    ensure!(std::fs::read_to_string(two.join("file"))? == "changed\n");
-    let wrote = cri.exec(&id, &["touch", "/read-only/x"], 10).await?;
-    ensure!(wrote.code != 0 && wrote.stderr.contains("Read-only"), "{wrote:?}");
-
-    std::os::unix::fs::symlink(scratch.path("nowhere"), scratch.path("dangling"))?;
-    let refused = [
-        (bind(&scratch.path("dangling"), "/x"), "host_path"),
-        (bind(Path::new("relative"), "/x"), "host_path"),
-        (bind(Path::new(""), "/x"), "host_path"),
-        (bind(&one, "/proc"), "container_path"),
-        (bind(&one, "/proc/self"), "container_path"),
-        (bind(&one, "/"), "container_path"),
-        (bind(&one, "x"), "container_path"),
-    ];
-    for (mount, word) in refused {
-        let created = cri.create(&pod_id, &with_mounts("refused", [mount.clone()]), &pod).await;
-        check(&format!("{mount:?}"), created, Code::InvalidArgument, word)?;
-    }
-    cri.end_pod(&pod_id).await?;
-    case.close()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn mount_options_deny_what_they_say() -> Result<()> {
-    let Some(case) = open("mount_options_deny_what_they_say").await? else { return Ok(()) };
-    let cri = &case.cri;
-    let features = cri.runtime.clone().status(api::StatusRequest::default()).await?.into_inner().features;
-    ensure!(features.as_ref().is_some_and(|features| features.mount_options), "{features:?}");
-    let scratch = Scratch::new()?;
-    let directory = scratch.directory("d", "")?;
-    std::fs::write(directory.join("run"), "#!/bin/sh\necho it runs\n")?;
-    std::fs::set_permissions(directory.join("run"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let denying = |place: &str, options: &[&str]| api::Mount {
-        mount_options: options.iter().map(|option| (*option).to_owned()).collect(),
-        ..bind(&directory, place)
-    };
-    let mounts = [
-        bind(&directory, "/plain"),
-        denying("/denied", &["noexec", "nosuid", "nodev"]),
-        api::Mount { readonly: true, ..denying("/both", &["noexec"]) },
-        api::Mount { mount_options: vec!["noexec".into()], ..image_mount(BUSYBOX, "bin", "/image") },
-    ];
-    let pod = cri.pod("options");
-    let pod_id = cri.run_pod(&pod).await?;
-    let id = cri.launch(&pod_id, &with_mounts("c", mounts), &pod).await?;
-    ensure!(cri.shell(&id, "/plain/run").await? == "it runs\n");
-    for program in ["/denied/run", "/both/run", "/image/busybox"] {
-        let ran = cri.exec(&id, &["sh", "-c", program], 10).await?;
-        ensure!(ran.code == 126, "{program}: {ran:?}");
-    }
-    let table = cri.shell(&id, "cat /proc/mounts").await?;
-    let options_of = |place: &str| {
-        let line = table.lines().find(|line| line.split(' ').nth(1) == Some(place))?;
-        Some(line.split(' ').nth(3)?.split(',').map(str::to_owned).collect::<Vec<_>>())
-    };
-    let check_options = |place: &str, expect: &[&str]| -> Result<()> {
-        let options = options_of(place).with_context(|| format!("{place} is not mounted"))?;
-        ensure!(expect.iter().all(|option| options.iter().any(|o| o == option)), "{place}: {options:?}");
-        Ok(())
-    };
-    check_options("/denied", &["rw", "noexec", "nosuid", "nodev"])?;
-    check_options("/both", &["ro", "noexec"])?;
-    check_options("/image", &["ro", "noexec"])?;
-    for option in ["exec", "ro", "rbind", "size=1", ""] {
-        let config = with_mounts("refused", [denying("/d", &[option])]);
-        check(option, cri.create(&pod_id, &config, &pod).await, Code::InvalidArgument, "mount_options")?;
-    }
-    cri.end_pod(&pod_id).await?;
-    case.close()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn links_of_an_image_do_not_lead_mounts_astray() -> Result<()> {
-    let Some(mut case) = open("links_of_an_image_do_not_lead_mounts_astray").await? else { return Ok(()) };
-    case.cri.pull(ASTRAY).await?;
-    case.accept_present_state()?;
-    let cri = &case.cri;
-    let scratch = Scratch::new()?;
-    let directory = scratch.directory("d", "mine\n")?;
-    let pod = cri.pod("astray");
-    let pod_id = cri.run_pod(&pod).await?;
-    for (at, place) in ["/way/berth-mount", "/up/berth-mount", "/way/../up/berth-mount"].iter().enumerate() {
-        let mut config = container(&format!("c{at}"), ASTRAY, &SLEEP);
-        config.mounts = vec![bind(&directory, place)];
-        let id = cri.launch(&pod_id, &config, &pod).await.context(*place)?;
-        ensure!(cri.shell(&id, "cat /tmp/berth-mount/file").await? == "mine\n", "{place}");
-        ensure!(!Path::new("/tmp/berth-mount").exists(), "{place} was made on the node");
-        cri.stop(&id, 0).await?;
-        cri.remove(&id).await?;
     }
     cri.end_pod(&pod_id).await?;
     case.close()

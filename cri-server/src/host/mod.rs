@@ -11,6 +11,7 @@ pub mod mount;
 pub mod netns;
 pub mod node;
 pub mod oci;
+pub mod program;
 pub mod source;
 pub mod usage;
 pub mod user;

@@ -34,6 +34,11 @@ pub fn probe(program: &Path) -> HandlerFacts {
     }
 }
 
+/// Whether the program says that it is crun.
+pub fn is_crun(program: &Path) -> bool {
+    ask(program, "--version").is_some_and(|version| version.starts_with("crun version "))
+}
+
 #[allow(clippy::disallowed_methods, reason = "host/ starts programs")]
 fn ask(program: &Path, question: &str) -> Option<String> {
     let mut command = std::process::Command::new(program);

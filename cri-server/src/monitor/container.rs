@@ -6,6 +6,7 @@
 //! At most one run of the OCI runtime concerns a container at a time (execs apart); a deletion ends it.
 
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Instant;
 
 use super::connection::ReplyTo;
@@ -14,6 +15,7 @@ use super::log::LogFile;
 use super::output::Output;
 use super::protocol::{ContainerState, ContainerStatus, CreateContainer, Failure};
 use super::record::ExitRecord;
+use crate::host::program::ProgramCopy;
 
 /// Bytes kept of what the OCI runtime writes into the container's pipes while it creates.
 pub const MAX_CAPTURE: usize = 8 << 10;
@@ -23,6 +25,8 @@ pub const MAX_CAPTURE: usize = 8 << 10;
 pub struct Container {
     /// As the daemon asked for it.
     pub spec: CreateContainer,
+    /// The copy of the OCI runtime that is run for it.
+    pub program: Option<Rc<ProgramCopy>>,
     /// How far it is.
     pub phase: Phase,
     /// The run of the OCI runtime that concerns it.

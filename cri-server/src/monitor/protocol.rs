@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::record::ExitRecord;
+use crate::host::program::FileIdentity;
 use crate::model::id::{ContainerId, PodId};
 
 /// Version of this protocol, first thing said in both directions.
@@ -166,6 +167,9 @@ pub struct CreateContainer {
     pub kill_cgroup: bool,
     /// Where the exit record goes.
     pub exit_file: PathBuf,
+    /// The runtime's file that the descriptor is a sealed copy of which comes with the frame, if one does.
+    #[serde(default)]
+    pub copy_of: Option<FileIdentity>,
     /// Copied into the exit record, to make it self-contained. At most 64 KiB as JSON.
     #[serde(default)]
     pub identity: serde_json::Value,

@@ -138,9 +138,13 @@ async fn make(
         container: container.clone(),
         image: spec::ImageConfig::from(&image.config),
     };
-    let user = blocking(move || bundle.write()).await??;
+    let (written, program) = {
+        let (daemon, path) = (daemon.clone(), oci.path.clone());
+        blocking(move || (bundle.write(), daemon.programs.get(&path))).await?
+    };
+    let user = written?;
     let monitor = sandbox.monitor().ok_or_else(|| not_ready(sandbox))?;
-    let created = monitor.create(request(daemon, sandbox, container, oci)?).await?;
+    let created = monitor.create_by(request(daemon, sandbox, container, oci)?, program.as_deref()).await?;
     // A stop of the pod that came in between has not seen this container's process, or has killed it.
     if sandbox.abort.is_cancelled() || container.state().is_exited() {
         return Err(Error::Aborted(format!("making container {}", container.id)));
@@ -173,6 +177,7 @@ fn request(
         log_line_limit: default_log_line_limit(),
         cgroup,
         kill_cgroup: shares_processes(sandbox, &record),
+        copy_of: None,
         exit_file: store::container::exit_path(&daemon.paths.container(&container.id)),
         identity: serde_json::json!({
             "name": metadata.name,

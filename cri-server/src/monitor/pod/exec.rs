@@ -63,9 +63,10 @@ impl Pod {
             let message = format!("container {} is not running", exec.container_id);
             return refuse(FailureKind::FailedPrecondition, message);
         }
-        let runtime = container.spec.runtime.clone();
+        let (runtime, program) = (container.spec.runtime.clone(), container.program.clone());
         let (number, invocation) = self.launcher.launch(Request {
             runtime: &runtime,
+            program: program.as_deref(),
             purpose: Purpose::Exec(exec.exec_id.clone()),
             arguments: vec![
                 OsString::from("exec"),

@@ -3,12 +3,14 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, WaitOptions};
 
 use super::calls::{Outcome, send_signal};
 use super::{Child, Pod, Source};
+use crate::host::program::ProgramCopy;
 use crate::monitor::cgroup;
 use crate::monitor::clock::now_ns;
 use crate::monitor::connection::ReplyTo;
@@ -34,7 +36,7 @@ pub(super) enum Claim {
 }
 
 impl Pod {
-    pub(super) fn create(&mut self, reply: ReplyTo, spec: CreateContainer) -> Outcome {
+    pub(super) fn create(&mut self, reply: ReplyTo, spec: CreateContainer, fds: Vec<OwnedFd>) -> Outcome {
         self.check_create(&spec)?;
         let log = LogFile::open(spec.log_path.clone()).map_err(|error| {
             let path = spec.log_path.as_deref().unwrap_or(std::path::Path::new(""));
@@ -42,10 +44,13 @@ impl Pod {
         })?;
         let (stdio, stdin, outputs) =
             standard_fds(&spec).map_err(|error| Failure::io("making the container's pipes", error))?;
+        let copy = spec.copy_of.clone().zip(fds.into_iter().next());
+        let program = copy.map(|(original, fd)| Rc::new(ProgramCopy::received(fd, original)));
         let arguments = vec![OsString::from("create"), "--bundle".into(), spec.bundle.clone().into()];
         let id = spec.id.to_string();
         let (number, invocation) = self.launcher.launch(Request {
             runtime: &spec.runtime,
+            program: program.as_deref(),
             purpose: Purpose::Create(id.clone()),
             arguments,
             container: &id,
@@ -56,6 +61,7 @@ impl Pod {
         self.children.insert(invocation.pid, Child::Invocation(number));
         self.invocations.insert(number, invocation);
         let container = Container {
+            program,
             phase: Phase::Creating,
             invocation: Some(number),
             log,
@@ -265,8 +271,10 @@ impl Pod {
         (id, verb): (&str, &[&str]),
         reply: Option<ReplyTo>,
     ) -> Result<(), Failure> {
+        let program = self.containers.get(id).and_then(|container| container.program.clone());
         let (number, invocation) = self.launcher.launch(Request {
             runtime,
+            program: program.as_deref(),
             purpose,
             arguments: verb.iter().map(OsString::from).collect(),
             container: id,
