@@ -13,7 +13,7 @@ use e2e::node::Node;
 use e2e::paths;
 
 /// Groups of specs that must pass, apart from the list.
-const GROUPS: &str = r"\[k8s\.io\] (Container|PodSandbox|Idempotence|Image|Multiple Containers|Networking|Runtime info|Security Context)";
+const GROUPS: &str = r"\[k8s\.io\] (Container|PodSandbox|Idempotence|Image|Multiple Containers|Networking|Runtime info|Security Context|Streaming)";
 
 /// One suite of a handler on a node of its own, as often as `E2E_ROUNDS` says, each time in another order
 /// (`E2E_SEED` repeats one).
