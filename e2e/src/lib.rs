@@ -18,6 +18,7 @@ pub mod image;
 pub mod leaks;
 pub mod life;
 pub mod log;
+pub mod mounts;
 pub mod node;
 #[allow(unsafe_code)]
 pub mod ns;

@@ -82,7 +82,7 @@ pub fn container_status(record: &ContainerRecord) -> cri::ContainerStatus {
         image_ref: record.image_ref.clone(),
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
-        mounts: config.mounts.clone(),
+        mounts: mounts(record),
         log_path: record.log_path.clone(),
         image_id: record.image_id.clone(),
         stop_signal: super::signal::of_number(record.stop_signal) as i32,
@@ -103,6 +103,17 @@ pub fn container_status(record: &ContainerRecord) -> cri::ContainerStatus {
         status.message = exit.message.clone();
     }
     status
+}
+
+/// The mounts as they were requested, images with what their names meant then.
+fn mounts(record: &ContainerRecord) -> Vec<cri::Mount> {
+    let mut mounts = record.config.mounts.clone();
+    for image in &record.images {
+        if let Some(spec) = mounts.get_mut(image.mount).and_then(|mount| mount.image.as_mut()) {
+            spec.image_ref = image.image_id.clone();
+        }
+    }
+    mounts
 }
 
 /// The container's state as the CRI knows it.
