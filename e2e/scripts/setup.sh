@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest and youki.
+# Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest, a kubelet and
+# youki.
 # Safe to repeat: what is there already costs only a look. Needs root for the packages.
 #   setup.sh [packages]    with `packages`, what the demo needs: no peers are built
 set -euo pipefail
@@ -58,6 +59,20 @@ build_go_tools() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
+# A module of its own, since the kubelet's needs are not crictl's. Symbols would double its size.
+build_kubelet() {
+  local stamp=$bin_dir/.kubelet wanted
+  wanted=$(cat e2e/go/kubelet/{main.go,go.mod,go.sum} | sha256sum)
+  if [ -x "$bin_dir/kubelet" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    step "kubelet: present"
+    return
+  fi
+  command -v go >/dev/null || fail "needs Go 1.26 or newer in PATH to build the kubelet"
+  step "kubelet: building (some minutes)"
+  (cd e2e/go/kubelet && go build -trimpath -ldflags='-s -w' -o "$bin_dir/kubelet" .)
+  printf '%s\n' "$wanted" >"$stamp"
+}
+
 # Its default features know no cgroup v1.
 build_youki() {
   local stamp=$bin_dir/.youki wanted="$youki_version $youki_features"
@@ -78,6 +93,7 @@ case ${1:-all} in
 all)
   install_packages
   build_go_tools
+  build_kubelet
   build_youki
   ;;
 packages) install_packages ;;
