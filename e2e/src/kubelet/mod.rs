@@ -20,7 +20,7 @@ use crate::{paths, wait};
 /// What the kubelet appends to the name of a static pod.
 const NODE_NAME: &str = "kubelet-node";
 /// The node's own address, on its loopback link.
-pub const NODE_IP: &str = "10.89.0.1";
+const NODE_IP: &str = "10.89.0.1";
 /// The shortest time between two starts of a crashing container.
 pub const BACK_OFF: Duration = Duration::from_secs(3);
 /// Where the kubelet shows pods and their states to anybody, without TLS.
@@ -181,7 +181,7 @@ fn configuration(dirs: &Dirs, top: &Path) -> Value {
         "evictionHard": {"memory.available": "1Mi"},
         "imageGCHighThresholdPercent": 100,
         "containerLogMaxSize": "16Ki",
-        "containerLogMaxFiles": 5,
+        "containerLogMaxFiles": 10,
         "containerLogMonitorInterval": "3s",
         "crashLoopBackOff": {"maxContainerRestartPeriod": format!("{}s", BACK_OFF.as_secs())},
     })
@@ -200,19 +200,23 @@ fn make_private(node: &Node, top: &Path) -> Result<()> {
     node.program("ip").args(["address", "add", NODE_IP, "dev", "lo"]).silent()
 }
 
-/// Makes the cgroup that the kubelet's are below, in each hierarchy.
+/// Makes the cgroups that a kubelet keeps for as long as it lives, in each hierarchy: its root and one for each class
+/// of pods.
 fn make_cgroups(id: &str) -> Result<()> {
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup")? {
         let hierarchy = hierarchy?.path();
         if !hierarchy.join("cgroup.procs").exists() {
             continue;
         }
-        let dir = hierarchy.join(format!("berth-{id}"));
-        std::fs::create_dir_all(&dir).with_context(|| format!("make the cgroup {}", dir.display()))?;
-        // Of these a new cgroup has none.
-        for file in ["cpuset.cpus", "cpuset.mems"] {
-            if let Ok(all) = std::fs::read(hierarchy.join(file)) {
-                std::fs::write(dir.join(file), all)?;
+        let top = hierarchy.join(format!("berth-{id}"));
+        for name in ["", "kubepods", "kubepods/burstable", "kubepods/besteffort"] {
+            let dir = top.join(name);
+            std::fs::create_dir_all(&dir).with_context(|| format!("make the cgroup {}", dir.display()))?;
+            // Of these a new cgroup has none.
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                if let Ok(all) = std::fs::read(hierarchy.join(file)) {
+                    std::fs::write(dir.join(file), all)?;
+                }
             }
         }
     }
