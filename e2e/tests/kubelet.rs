@@ -57,10 +57,6 @@ impl Stage {
             ensure!(left.is_empty(), "{left:?}");
             Ok(())
         })?;
-        for line in self.kubelet.complaints() {
-            eprintln!("{line}");
-        }
-        self.case.settle()?;
         drop(self.kubelet);
         self.case.close()
     }
@@ -87,6 +83,8 @@ async fn static_pods_live_as_written() -> Result<()> {
     check_out_of_memory(&stage).context("memory")?;
     check_crashes(&stage).context("crash loop")?;
     check_rotation(&stage).await.context("log rotation")?;
+    check_statistics(&stage).context("statistics")?;
+    check_kubelet_restart(&mut stage).context("another kubelet")?;
     stage.close()
 }
 
@@ -361,4 +359,42 @@ async fn check_rotation(stage: &Stage) -> Result<()> {
     let written = log::check_written(&written)?;
     ensure!(written.lines == WRITER_RATE * WRITER_SECONDS, "{} lines", written.lines);
     Ok(())
+}
+
+fn check_statistics(stage: &Stage) -> Result<()> {
+    wait::until("statistics of node and pod", SOON, || {
+        let all = stage.kubelet.statistics()?;
+        let none = Vec::new();
+        let pods = all["pods"].as_array().unwrap_or(&none);
+        let pod = pods.iter().find(|pod| text(&pod["podRef"]["name"]).starts_with("probed"));
+        let pod = pod.context("the pod is missing")?;
+        let server = &pod["containers"][0];
+        for (what, value) in [
+            ("images", &all["node"]["runtime"]["imageFs"]["usedBytes"]),
+            ("received", &pod["network"]["rxBytes"]),
+            ("memory of the pod", &pod["memory"]["workingSetBytes"]),
+            ("memory", &server["memory"]["workingSetBytes"]),
+            ("CPU", &server["cpu"]["usageCoreNanoSeconds"]),
+            ("writable layer", &server["rootfs"]["usedBytes"]),
+        ] {
+            ensure!(value.as_u64().is_some_and(|number| number > 0), "{what}: {value} in {all}");
+        }
+        Ok(())
+    })
+}
+
+/// A new kubelet knows the pods by what it once told the runtime about them.
+fn check_kubelet_restart(stage: &mut Stage) -> Result<()> {
+    let restarts = |pod: &Value| container(pod, "crasher")?["restartCount"].as_u64().context("no count");
+    let main = running(&stage.kubelet.pod("ordered")?, "main")?;
+    let before = restarts(&stage.kubelet.pod("crashing")?)?;
+    stage.kubelet.restart()?;
+    let same =
+        stage.kubelet.until("ordered", SOON, |pod| ready(pod, "main").and_then(|()| running(pod, "main")))?;
+    ensure!(same == main, "another container runs");
+    stage.kubelet.until("crashing", SOON, |pod| {
+        let now = restarts(pod)?;
+        ensure!(now > before, "it was started {now} times again, {before} times before");
+        Ok(())
+    })
 }

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::exec::Running;
+use crate::exec::{Program, Running};
 use crate::http::Origin;
 use crate::node::{Dirs, Node};
 use crate::registry::loopback;
@@ -41,6 +42,7 @@ const WANTED_SETTINGS: [(&str, &str); 6] = [
 #[derive(Debug)]
 pub struct Kubelet {
     running: Running,
+    program: Program,
     top: PathBuf,
     logs: PathBuf,
     origin: Origin,
@@ -69,14 +71,30 @@ impl Kubelet {
             .arg(top.join("pki"))
             .args(["--hostname-override", NODE_NAME, "--node-ip", NODE_IP]);
         let running = program.start(&top.join("log"))?;
-        let mut kubelet = Self { running, top, logs: node.dirs().logs(), origin };
-        wait::until("a healthy kubelet", Duration::from_secs(60), || {
-            kubelet.running.alive().with_context(|| kubelet.complaints().join("\n"))?;
-            let answer = kubelet.origin.request("GET", "/healthz", None)?;
-            ensure!(answer.status == 200, "{}", String::from_utf8_lossy(&answer.body));
-            Ok(())
-        })?;
+        let mut kubelet = Self { running, program, top, logs: node.dirs().logs(), origin };
+        kubelet.wait_healthy()?;
         Ok(kubelet)
+    }
+
+    /// Ends the kubelet by SIGKILL and starts another one over what it left.
+    pub fn restart(&mut self) -> Result<()> {
+        self.running.signal(Signal::KILL)?;
+        self.running.wait(Duration::from_secs(10))?;
+        self.running = self.program.start(&self.top.join("log"))?;
+        self.wait_healthy()
+    }
+
+    fn wait_healthy(&mut self) -> Result<()> {
+        wait::until("a healthy kubelet", Duration::from_secs(60), || {
+            self.running.alive().with_context(|| self.complaints().join("\n"))?;
+            self.get("/healthz").map(drop)
+        })
+    }
+
+    fn get(&self, path: &str) -> Result<Vec<u8>> {
+        let answer = self.origin.request("GET", path, None)?;
+        ensure!(answer.status == 200, "{path}: {}", String::from_utf8_lossy(&answer.body));
+        Ok(answer.body)
     }
 
     /// Puts a pod's manifest where the kubelet finds it, in the place of an older one of that name.
@@ -96,12 +114,16 @@ impl Kubelet {
 
     /// All pods with their states, as the kubelet shows them.
     pub fn pods(&self) -> Result<Vec<Value>> {
-        let answer = self.origin.request("GET", "/pods", None)?;
-        let mut list: Value = serde_json::from_slice(&answer.body).context("read the kubelet's pods")?;
+        let mut list: Value = serde_json::from_slice(&self.get("/pods")?).context("read the pods")?;
         Ok(match list["items"].take() {
             Value::Array(items) => items,
             _none => Vec::new(),
         })
+    }
+
+    /// What node and pods use, by the runtime's numbers.
+    pub fn statistics(&self) -> Result<Value> {
+        serde_json::from_slice(&self.get("/stats/summary")?).context("read the statistics")
     }
 
     /// The pod of a manifest.
@@ -170,7 +192,8 @@ fn configuration(dirs: &Dirs, top: &Path) -> Value {
         "failSwapOn": false,
         "protectKernelDefaults": true,
         "makeIPTablesUtilChains": false,
-        "localStorageCapacityIsolation": false,
+        // Statistics from the runtime alone, not from the kubelet's own look at cgroups.
+        "featureGates": {"PodAndContainerStatsFromCRI": true},
         "oomScoreAdj": 0,
         "maxOpenFiles": 20000,
         "address": "127.0.0.1",
