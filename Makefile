@@ -18,7 +18,7 @@ help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: ## install what tests, demo and benchmarks run (Debian packages, crictl, critest, kubelet, youki)
+setup: ## install what tests, demo and benchmarks run (Debian packages, crictl, critest, kubelet, runc, youki)
 	@e2e/scripts/setup.sh
 
 .PHONY: packages
@@ -51,7 +51,7 @@ test-e2e: setup build ## the real binaries with real peers; leak diff after ever
 	$(e2e) --test harness --test image_cli --test crash --test kubelet $(one_by_one)
 	for handler in crun runc youki; do \
 	  E2E_HANDLER=$$handler $(e2e) --test runtime --test namespaces --test bad_input --test crictl --test restart \
-	    $(one_by_one); \
+	    --test streaming $(one_by_one); \
 	done
 	$(e2e) --test critest $(one_by_one) --nocapture
 

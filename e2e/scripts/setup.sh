@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest, a kubelet and
-# youki.
+# Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest, a kubelet, runc
+# and youki.
 # Safe to repeat: what is there already costs only a look. Needs root for the packages.
 #   setup.sh [packages]    with `packages`, what the demo needs: no peers are built
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 bin_dir=$PWD/.cache/bin
+runc_version=v1.4.3
 youki_version=0.7.0
 youki_features=seccomp,v1,v2
 packages=(
@@ -45,7 +46,7 @@ install_packages() {
 build_go_tools() {
   local stamp=$bin_dir/.go-tools wanted
   wanted=$(cat e2e/go/go.mod e2e/go/go.sum | sha256sum)
-  if [ -x "$bin_dir/crictl" ] && [ -x "$bin_dir/critest" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+  if [ -x "$bin_dir/crictl" ] && [ -x "$bin_dir/critest" ] && [ -x "$bin_dir/ginkgo" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     step "crictl and critest: present"
     return
   fi
@@ -54,6 +55,8 @@ build_go_tools() {
   (
     cd e2e/go
     go build -o "$bin_dir/crictl" sigs.k8s.io/cri-tools/cmd/crictl
+    # What critest starts to run specs side by side.
+    go build -o "$bin_dir/ginkgo" github.com/onsi/ginkgo/v2/ginkgo
     go test -c -o "$bin_dir/critest" sigs.k8s.io/cri-tools/cmd/critest
   )
   printf '%s\n' "$wanted" >"$stamp"
@@ -71,6 +74,18 @@ build_kubelet() {
   step "kubelet: building (some minutes)"
   (cd e2e/go/kubelet && go build -trimpath -ldflags='-s -w' -o "$bin_dir/kubelet" .)
   printf '%s\n' "$wanted" >"$stamp"
+}
+
+# Debian's is too old for user namespaces with mounts that were mapped for it.
+build_runc() {
+  local stamp=$bin_dir/.runc
+  if [ -x "$bin_dir/runc" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$runc_version" ]; then
+    step "runc $runc_version: present"
+    return
+  fi
+  step "runc $runc_version: building (about a minute)"
+  GOBIN=$bin_dir go install -trimpath -ldflags "-s -w" -tags seccomp "github.com/opencontainers/runc@$runc_version"
+  printf '%s\n' "$runc_version" >"$stamp"
 }
 
 # Its default features know no cgroup v1.
@@ -94,6 +109,7 @@ all)
   install_packages
   build_go_tools
   build_kubelet
+  build_runc
   build_youki
   ;;
 packages) install_packages ;;

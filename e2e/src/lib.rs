@@ -24,5 +24,6 @@ pub mod ns;
 pub mod paths;
 pub mod processes;
 pub mod registry;
+pub mod terminal;
 pub mod wait;
 pub mod wire;

@@ -167,6 +167,7 @@ fn request(
         runtime: Runtime { path: oci.path, args: oci.args, root: oci.root },
         terminal: record.config.tty,
         stdin: record.config.stdin,
+        stdin_once: record.config.stdin_once,
         log_path: (!record.log_path.is_empty()).then(|| record.log_path.clone().into()),
         log_line_limit: default_log_line_limit(),
         cgroup,
