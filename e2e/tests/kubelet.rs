@@ -239,17 +239,17 @@ async fn check_order(stage: &Stage) -> Result<()> {
 fn probed() -> Value {
     let mut server =
         shell("server", "mkdir /www; touch /www/alive /www/ready; exec httpd -f -p 8080 -h /www");
-    let probe = |how: Value| {
-        let mut probe = json!({"periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 20});
-        probe
-            .as_object_mut()
-            .into_iter()
-            .for_each(|map| map.extend(how.as_object().cloned().unwrap_or_default()));
-        probe
-    };
-    server["livenessProbe"] = probe(json!({"exec": {"command": ["test", "-e", "/www/alive"]}}));
-    server["livenessProbe"]["initialDelaySeconds"] = json!(2);
-    server["readinessProbe"] = probe(json!({"httpGet": {"path": "/ready", "port": 8080}}));
+    let alive = json!({"command": ["test", "-e", "/www/alive"]});
+    let ready = json!({"path": "/ready", "port": 8080});
+    server["startupProbe"] = json!({
+        "exec": alive, "periodSeconds": 1, "failureThreshold": 60, "timeoutSeconds": 20,
+    });
+    server["livenessProbe"] = json!({
+        "exec": alive, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 20,
+    });
+    server["readinessProbe"] = json!({
+        "httpGet": ready, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 20,
+    });
     pod("probed", json!([server]))
 }
 

@@ -56,7 +56,7 @@ impl Kubelet {
             std::fs::create_dir_all(top.join(dir))?;
         }
         make_private(node, &top)?;
-        make_cgroups(&node.dirs().id())?;
+        make_cgroups(node)?;
         let config = top.join("config.json");
         std::fs::write(&config, serde_json::to_vec_pretty(&configuration(node.dirs(), &top))?)?;
         std::fs::write(top.join("resolv.conf"), "nameserver 127.0.0.1\n")?;
@@ -225,13 +225,12 @@ fn make_private(node: &Node, top: &Path) -> Result<()> {
 
 /// Makes the cgroups that a kubelet keeps for as long as it lives, in each hierarchy: its root and one for each class
 /// of pods.
-fn make_cgroups(id: &str) -> Result<()> {
-    for hierarchy in std::fs::read_dir("/sys/fs/cgroup")? {
-        let hierarchy = hierarchy?.path();
-        if !hierarchy.join("cgroup.procs").exists() {
-            continue;
-        }
-        let top = hierarchy.join(format!("berth-{id}"));
+fn make_cgroups(node: &Node) -> Result<()> {
+    // What the node does not see its holder could not remove.
+    let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", node.holder_pid()))?;
+    let hierarchies = mounts.lines().filter(|line| line.contains(" - cgroup"));
+    for hierarchy in hierarchies.filter_map(|line| line.split(' ').nth(4)).map(Path::new) {
+        let top = hierarchy.join(format!("berth-{}", node.dirs().id()));
         for name in ["", "kubepods", "kubepods/burstable", "kubepods/besteffort"] {
             let dir = top.join(name);
             std::fs::create_dir_all(&dir).with_context(|| format!("make the cgroup {}", dir.display()))?;
