@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest, runc, youki
-# and cargo-deny.
+# Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest, a kubelet, runc,
+# youki and cargo-deny.
 # Safe to repeat: what is there already costs only a look. Needs root for the packages.
 #   setup.sh [packages]    with `packages`, what the demo needs: no peers are built
 set -euo pipefail
@@ -63,6 +63,20 @@ build_go_tools() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
+# A module of its own, since the kubelet's needs are not crictl's. Symbols would double its size.
+build_kubelet() {
+  local stamp=$bin_dir/.kubelet wanted
+  wanted=$(cat e2e/go/kubelet/{main.go,go.mod,go.sum} | sha256sum)
+  if [ -x "$bin_dir/kubelet" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    step "kubelet: present"
+    return
+  fi
+  command -v go >/dev/null || fail "needs Go 1.26 or newer in PATH to build the kubelet"
+  step "kubelet: building (some minutes)"
+  (cd e2e/go/kubelet && go build -trimpath -ldflags='-s -w' -o "$bin_dir/kubelet" .)
+  printf '%s\n' "$wanted" >"$stamp"
+}
+
 # Debian's is too old for user namespaces with mounts that were mapped for it.
 build_runc() {
   local stamp=$bin_dir/.runc
@@ -110,6 +124,7 @@ case ${1:-all} in
 all)
   install_packages
   build_go_tools
+  build_kubelet
   build_runc
   build_youki
   build_cargo_deny

@@ -15,6 +15,7 @@ pub mod faulty;
 pub mod gate;
 pub mod http;
 pub mod image;
+pub mod kubelet;
 pub mod leaks;
 pub mod life;
 pub mod log;

@@ -59,7 +59,7 @@ pub fn container_item(record: &ContainerRecord) -> cri::Container {
         id: record.id.to_string(),
         pod_sandbox_id: record.pod_id.to_string(),
         metadata: record.config.metadata.clone(),
-        image: record.config.image.clone(),
+        image: shown_image(&record.config),
         image_ref: record.image_ref.clone(),
         state: container_state(&record.state) as i32,
         created_at: record.created_at,
@@ -78,7 +78,7 @@ pub fn container_status(record: &ContainerRecord) -> cri::ContainerStatus {
         state: container_state(&record.state) as i32,
         created_at: record.created_at,
         started_at: record.state.started_at(),
-        image: config.image.clone(),
+        image: shown_image(config),
         image_ref: record.image_ref.clone(),
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
@@ -114,6 +114,15 @@ fn mounts(record: &ContainerRecord) -> Vec<cri::Mount> {
         }
     }
     mounts
+}
+
+/// The image as the user named it: a kubelet asks by id and tells that name beside.
+fn shown_image(config: &cri::ContainerConfig) -> Option<cri::ImageSpec> {
+    let mut image = config.image.clone()?;
+    if !image.user_specified_image.is_empty() {
+        image.image.clone_from(&image.user_specified_image);
+    }
+    Some(image)
 }
 
 /// The container's state as the CRI knows it.
