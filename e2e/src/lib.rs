@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod case;
+pub mod cgroup;
 pub mod cri;
 pub mod critest;
 pub mod daemon;
@@ -14,9 +15,11 @@ pub mod faulty;
 pub mod gate;
 pub mod http;
 pub mod image;
+pub mod kubelet;
 pub mod leaks;
 pub mod life;
 pub mod log;
+pub mod mounts;
 pub mod node;
 #[allow(unsafe_code)]
 pub mod ns;
