@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::teardown;
+use super::{announce, teardown};
 use crate::daemon::Daemon;
 use crate::error::chain;
 use crate::host::monitor::Monitor;
@@ -45,7 +45,7 @@ pub fn exited(daemon: &Arc<Daemon>, record: &ExitRecord) {
     if container.state().is_exited() {
         return;
     }
-    end(&container, exit(&container, record));
+    end(daemon, &container, exit(&container, record));
     teardown::release_later(daemon, container);
 }
 
@@ -66,7 +66,7 @@ pub fn exit(container: &Container, record: &ExitRecord) -> Exit {
 }
 
 /// Records an end; one that cannot be written is at least shown.
-pub fn end(container: &Container, exit: Exit) {
+pub fn end(daemon: &Daemon, container: &Container, exit: Exit) {
     if let Err(error) = container.enter(ContainerState::Exited(exit.clone())) {
         tracing::error!(
             container = container.id.short(),
@@ -75,6 +75,7 @@ pub fn end(container: &Container, exit: Exit) {
         );
         container.show_exit(exit);
     }
+    announce::container(daemon, container);
 }
 
 /// Asks for all states again after events were missed.
@@ -106,7 +107,7 @@ pub async fn lost(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) {
             tracing::error!(container = container.id.short(), error = chain(&error), "cannot be killed");
         }
         let at = container.state().started_at();
-        end(&container, Exit::unseen(at, store::now(), "the pod's monitor died"));
+        end(daemon, &container, Exit::unseen(at, store::now(), "the pod's monitor died"));
         teardown::release_later(daemon, container);
     }
     if sandbox.state().is_ready()
@@ -114,4 +115,5 @@ pub async fn lost(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) {
     {
         tracing::error!(pod = sandbox.id().short(), error = chain(&error), "cannot be recorded as not ready");
     }
+    announce::sandbox(daemon, sandbox);
 }
