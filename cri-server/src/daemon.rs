@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
 
 use crate::config::{Config, HandlerConfig, RegistryConfig};
 use crate::error::Error;
+use crate::events::Events;
 use crate::host::cgroup::{Cgroup, CgroupPath, Layout};
 use crate::host::cni::{self, Cni};
 use crate::host::node;
@@ -44,6 +45,8 @@ pub struct Daemon {
     pub making_sandboxes: Operations<PodId>,
     /// Containers being made.
     pub making_containers: Operations<ContainerId>,
+    /// Who listens to what happens to them.
+    pub events: Events,
     /// Images and layers.
     pub images: ImageStore,
     /// Network plugins.
@@ -56,6 +59,8 @@ pub struct Daemon {
     pub programs: ProgramCopies,
     /// What each handler's OCI runtime can do.
     pub handlers: BTreeMap<String, HandlerFacts>,
+    /// The node's pod CIDRs, as the kubelet gave them; empty before that.
+    pub pod_cidr: Mutex<String>,
     _lock: std::fs::File,
 }
 
@@ -76,6 +81,7 @@ impl Daemon {
             containers: Index::default(),
             making_sandboxes: Operations::new("pod sandbox"),
             making_containers: Operations::new("container"),
+            events: Events::default(),
             images: ImageStore::open(paths.root(), image_config(&config))?,
             cni: Cni::new(cni_config(&config)),
             node: node::facts(&cgroups),
@@ -84,6 +90,7 @@ impl Daemon {
             cgroups,
             paths,
             config,
+            pod_cidr: Mutex::default(),
             _lock: lock,
         })
     }

@@ -18,7 +18,7 @@ use crate::model::id::{ContainerId, PodId};
 use crate::model::sandbox::SandboxState;
 use crate::monitor::protocol::{ContainerStatus, MonitorState, Target};
 use crate::monitor::record::ExitRecord;
-use crate::steps::{supervise, teardown};
+use crate::steps::{announce, supervise, teardown};
 use crate::store;
 use crate::store::container::{self, Container, ContainerRecord};
 use crate::store::record::{self, RecordError};
@@ -107,7 +107,7 @@ async fn recover_pod(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, quarantine: Q
             let left = teardown::erase_sandbox(daemon, sandbox).await;
             // Shown, so that it can be removed and does not keep its name.
             if !left.is_empty() {
-                enter_not_ready(sandbox);
+                enter_not_ready(daemon, sandbox);
             }
             report(sandbox, left);
         }
@@ -158,7 +158,7 @@ async fn adopt(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, state: &MonitorStat
         let known = state.containers.iter().find(|known| known.id == container.id.as_str());
         match known.map(|known| &known.status) {
             Some(ContainerStatus::Running { pid, started_at_ns }) => {
-                show(&container, ContainerState::Running { pid: *pid, started_at: *started_at_ns });
+                show(daemon, &container, ContainerState::Running { pid: *pid, started_at: *started_at_ns });
             }
             Some(ContainerStatus::Exited { .. }) if container.state().is_exited() => {
                 teardown::release_later(daemon, container);
@@ -179,7 +179,7 @@ async fn undo_unfinished(daemon: &Arc<Daemon>, sandbox: &Sandbox) {
         if container.state() == ContainerState::Creating {
             let left = teardown::erase_container(daemon, &container).await;
             if !left.is_empty() {
-                supervise::end(&container, unseen(&container));
+                supervise::end(daemon, &container, unseen(&container));
             }
             report(sandbox, left);
         }
@@ -213,7 +213,7 @@ async fn delete_strangers(daemon: &Daemon, sandbox: &Sandbox, state: &MonitorSta
     }
 }
 
-fn show(container: &Container, state: ContainerState) {
+fn show(daemon: &Daemon, container: &Container, state: ContainerState) {
     if let Err(error) = container.enter(state) {
         tracing::error!(
             container = container.id.short(),
@@ -221,6 +221,7 @@ fn show(container: &Container, state: ContainerState) {
             "its state cannot be recorded"
         );
     }
+    announce::container(daemon, container);
 }
 
 /// Takes back what a pod had whose monitor or boot is gone; its records stay until it is removed.
@@ -236,14 +237,15 @@ async fn abandon(daemon: &Arc<Daemon>, sandbox: &Sandbox) {
     }
     report(sandbox, teardown::release_sandbox(daemon, sandbox).await);
     if sandbox.state().is_ready() {
-        enter_not_ready(sandbox);
+        enter_not_ready(daemon, sandbox);
     }
 }
 
-fn enter_not_ready(sandbox: &Sandbox) {
+fn enter_not_ready(daemon: &Daemon, sandbox: &Sandbox) {
     if let Err(error) = sandbox.enter(sandbox.state().stopped()) {
         tracing::error!(pod = sandbox.id().short(), error = chain(&error), "cannot be recorded as not ready");
     }
+    announce::sandbox(daemon, sandbox);
 }
 
 /// Gives a container without a monitor its end: the recorded one, or that nobody saw it.
@@ -260,7 +262,7 @@ fn settle(daemon: &Daemon, container: &Container) {
             unseen(container)
         }
     };
-    supervise::end(container, exit);
+    supervise::end(daemon, container, exit);
 }
 
 fn read_exit(path: &Path) -> Result<Option<ExitRecord>, String> {

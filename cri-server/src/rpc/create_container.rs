@@ -19,7 +19,7 @@ use crate::model::name::Name;
 use crate::monitor::protocol::{ContainerCgroup, CreateContainer, Runtime, default_log_line_limit};
 use crate::spec;
 use crate::steps::cri_config::{missing, plain};
-use crate::steps::{pod_files, resolve, signal, supervise, teardown, volumes};
+use crate::steps::{announce, pod_files, resolve, signal, supervise, teardown, volumes};
 use crate::store;
 use crate::store::container::{Container, ContainerRecord, User};
 use crate::store::message::digest;
@@ -76,7 +76,11 @@ async fn find_or_make(
             let left = teardown::erase_container(&daemon, &container).await;
             if !left.is_empty() {
                 // Shown, so that it can be removed and does not keep its name.
-                supervise::end(&container, Exit::unseen(0, store::now(), "it could not be undone wholly"));
+                supervise::end(
+                    &daemon,
+                    &container,
+                    Exit::unseen(0, store::now(), "it could not be undone wholly"),
+                );
             }
             Err(teardown::undone(error, left, format!("make container {}", container.id)))
         }
@@ -111,6 +115,7 @@ fn plan(
         log_path: resolve::log_path(&sandbox.fixed.config, &config)?,
         stop_signal,
         user: None,
+        updated: None,
         state: ContainerState::Creating,
         config,
         id,
@@ -153,6 +158,7 @@ async fn make(
         record.user = Some(user);
         record.state = ContainerState::Created { pid: created.pid };
     })?;
+    announce::container(daemon, container);
     Ok(())
 }
 

@@ -85,11 +85,10 @@ pub fn container_status(record: &ContainerRecord) -> cri::ContainerStatus {
         mounts: mounts(record),
         log_path: record.log_path.clone(),
         image_id: record.image_id.clone(),
-        stop_signal: config.stop_signal,
+        stop_signal: super::signal::of_number(record.stop_signal) as i32,
         ..Default::default()
     };
-    let resources = config.linux.as_ref().and_then(|linux| linux.resources.clone());
-    status.resources = resources.map(|linux| cri::ContainerResources { linux: Some(linux), windows: None });
+    status.resources = Some(cri::ContainerResources { linux: Some(record.resources()), windows: None });
     status.user = record.user.as_ref().map(|user| cri::ContainerUser {
         linux: Some(cri::LinuxContainerUser {
             uid: user.uid.into(),

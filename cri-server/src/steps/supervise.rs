@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::teardown;
+use super::{announce, teardown};
 use crate::daemon::Daemon;
 use crate::error::chain;
 use crate::host::monitor::Monitor;
@@ -79,6 +79,7 @@ fn started(daemon: &Daemon, id: &str, started_at: i64) {
         let container = container.id.short();
         tracing::error!(container, error = chain(&error), "the start cannot be recorded");
     }
+    announce::container(daemon, &container);
 }
 
 /// Takes over an end that the monitor has recorded.
@@ -87,7 +88,7 @@ pub fn exited(daemon: &Arc<Daemon>, record: &ExitRecord) {
     if container.state().is_exited() {
         return;
     }
-    end(&container, exit(&container, record));
+    end(daemon, &container, exit(&container, record));
     teardown::release_later(daemon, container);
 }
 
@@ -108,7 +109,7 @@ pub fn exit(container: &Container, record: &ExitRecord) -> Exit {
 }
 
 /// Records an end; one that cannot be written is at least shown.
-pub fn end(container: &Container, exit: Exit) {
+pub fn end(daemon: &Daemon, container: &Container, exit: Exit) {
     if let Err(error) = container.enter(ContainerState::Exited(exit.clone())) {
         tracing::error!(
             container = container.id.short(),
@@ -117,6 +118,7 @@ pub fn end(container: &Container, exit: Exit) {
         );
         container.show_exit(exit);
     }
+    announce::container(daemon, container);
 }
 
 /// Asks for all states again after events were missed.
@@ -150,6 +152,7 @@ pub async fn lost(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) {
     {
         tracing::error!(pod = sandbox.id().short(), error = chain(&error), "cannot be recorded as not ready");
     }
+    announce::sandbox(daemon, sandbox);
 }
 
 /// Ends the containers that a dead monitor has left.
@@ -162,7 +165,7 @@ async fn lose_containers(daemon: &Arc<Daemon>, pod: &PodId) {
             tracing::error!(container = container.id.short(), error = chain(&error), "cannot be killed");
         }
         let at = container.state().started_at();
-        end(&container, Exit::unseen(at, store::now(), "the pod's monitor died"));
+        end(daemon, &container, Exit::unseen(at, store::now(), "the pod's monitor died"));
         teardown::release_later(daemon, container);
     }
 }

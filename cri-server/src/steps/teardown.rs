@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::announce;
 use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::{Error, chain};
@@ -49,6 +50,7 @@ pub async fn kill(daemon: &Daemon, container: &Container) -> Result<(), Error> {
     let at = container.state().started_at();
     let unseen = Exit::unseen(at, store::now(), "the monitor did not report the end");
     container.show_exit(unseen);
+    announce::container(daemon, container);
     Ok(())
 }
 
@@ -123,7 +125,10 @@ pub async fn erase_container(daemon: &Daemon, container: &Container) -> Vec<Stri
     let directory = daemon.paths.container(&container.id);
     let erased = blocking(move || erase_directory(&directory)).await;
     match erased {
-        Ok(Ok(())) => daemon.containers.remove(container.id.as_str()),
+        Ok(Ok(())) => {
+            daemon.containers.remove(container.id.as_str());
+            announce::container_deleted(daemon, container);
+        }
         Ok(Err(error)) => failures.push(format!("writable layer and volumes: {error}")),
         Err(error) => failures.push(chain(&error)),
     }
@@ -188,7 +193,10 @@ pub async fn erase_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> {
     })
     .await;
     match erased {
-        Ok(Ok(())) => daemon.sandboxes.remove(sandbox.id().as_str()),
+        Ok(Ok(())) => {
+            daemon.sandboxes.remove(sandbox.id().as_str());
+            announce::sandbox_deleted(daemon, sandbox);
+        }
         Ok(Err(error)) => failures.push(format!("files: {error}")),
         Err(error) => failures.push(chain(&error)),
     }
