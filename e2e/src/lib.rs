@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod case;
+pub mod cgroup;
 pub mod cri;
 pub mod critest;
 pub mod daemon;
@@ -18,6 +19,7 @@ pub mod kubelet;
 pub mod leaks;
 pub mod life;
 pub mod log;
+pub mod mounts;
 pub mod node;
 #[allow(unsafe_code)]
 pub mod ns;

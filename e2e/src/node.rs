@@ -157,6 +157,14 @@ impl Node {
         Ok(())
     }
 
+    /// Asks the daemon for an orderly end and waits for it; its pods live on.
+    pub fn stop_daemon(&mut self) -> Result<()> {
+        let daemon = self.daemon.take().context("the daemon is not running")?;
+        let status = daemon.terminate(SETTLE)?;
+        ensure!(status.success(), "the daemon ended with {status}");
+        Ok(())
+    }
+
     /// Ends the daemon by SIGKILL and reaps it; its pods live on.
     pub fn kill_daemon(&mut self) -> Result<()> {
         self.daemon.take().context("the daemon is not running").map(drop)

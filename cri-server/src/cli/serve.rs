@@ -50,12 +50,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "the service manager cannot be told");
     }
+    let events = daemon.clone();
     let stop = async move {
         tokio::select! {
             _terminate = terminate.recv() => {}
             _interrupt = interrupt.recv() => {}
         }
         tracing::info!("stopping; containers go on");
+        // Their streams would be waited for.
+        events.events.close();
     };
     let served = service::serve(daemon, streaming, listener, stop).await;
     if let Err(error) = std::fs::remove_file(&socket) {

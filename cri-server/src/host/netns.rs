@@ -17,18 +17,26 @@ const LIMIT: u64 = 4 << 20;
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// What went over a link.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LinkStats {
     /// Its name, for instance `lo` or `eth0`.
     pub name: String,
     /// Bytes received.
     pub rx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
     /// Packets that were received wrongly.
     pub rx_errors: u64,
+    /// Packets that were received and dropped.
+    pub rx_dropped: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
     /// Packets that could not be sent.
     pub tx_errors: u64,
+    /// Packets that were dropped instead of being sent.
+    pub tx_dropped: u64,
 }
 
 /// Sockets that belong to a network namespace wherever they are used, not connected yet.
@@ -113,9 +121,13 @@ fn parse(text: &str) -> Vec<LinkStats> {
         Some(LinkStats {
             name: name.trim().to_string(),
             rx_bytes: get(0)?,
+            rx_packets: get(1)?,
             rx_errors: get(2)?,
+            rx_dropped: get(3)?,
             tx_bytes: get(8)?,
+            tx_packets: get(9)?,
             tx_errors: get(10)?,
+            tx_dropped: get(11)?,
         })
     };
     text.lines().filter_map(link).collect()
@@ -176,14 +188,27 @@ Inter-|   Receive                                                |  Transmit
   eth0:100 2 0 0 0 0 0 0 200 4 1 0 0 0 0 0
  short: 1 2 3
 ";
-        let link = |name: &str, [rx_bytes, rx_errors, tx_bytes, tx_errors]: [u64; 4]| LinkStats {
-            name: name.into(),
-            rx_bytes,
-            rx_errors,
-            tx_bytes,
-            tx_errors,
+        let link = |name: &str, rx: [u64; 4], tx: [u64; 4]| {
+            let (
+                [rx_bytes, rx_packets, rx_errors, rx_dropped],
+                [tx_bytes, tx_packets, tx_errors, tx_dropped],
+            ) = (rx, tx);
+            let name = name.into();
+            LinkStats {
+                name,
+                rx_bytes,
+                rx_packets,
+                rx_errors,
+                rx_dropped,
+                tx_bytes,
+                tx_packets,
+                tx_errors,
+                tx_dropped,
+            }
         };
-        assert_eq!(parse(text), [link("lo", [1, 3, 9, 11]), link("eth0", [100, 0, 200, 1])]);
+        let expect =
+            [link("lo", [1, 2, 3, 4], [9, 10, 11, 12]), link("eth0", [100, 2, 0, 0], [200, 4, 1, 0])];
+        assert_eq!(parse(text), expect);
     }
 
     #[test]

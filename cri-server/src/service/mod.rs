@@ -6,13 +6,16 @@ mod image;
 mod runtime;
 mod trace;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use proto::admin::admin_server::AdminServer;
 use proto::cri::image_service_server::ImageServiceServer;
 use proto::cri::runtime_service_server::RuntimeServiceServer;
 use tokio::net::UnixListener;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Response, Status};
 
 use crate::daemon::Daemon;
 use crate::streaming::Streaming;
@@ -27,6 +30,14 @@ const CHUNK: usize = 256 << 10;
 pub struct Service {
     daemon: Arc<Daemon>,
     streaming: Arc<Streaming>,
+}
+
+/// A stream of messages.
+type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The answer that sends these messages and ends.
+fn items<T: Send + 'static>(messages: Vec<T>) -> Response<Items<T>> {
+    Response::new(Box::pin(tokio_stream::iter(messages.into_iter().map(Ok))))
 }
 
 /// Serves on `listener` until `shutdown` resolves and the calls in flight have ended.

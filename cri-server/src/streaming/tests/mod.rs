@@ -75,6 +75,9 @@ async fn dial_spdy(url: &str, offer: &str) -> Spdy {
     let headers = [("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1"), ("X-Stream-Protocol-Version", offer)];
     let (answer, io) = ask(url, "POST", &headers).await;
     assert!(answer[0].starts_with("HTTP/1.1 101"), "{answer:?}");
+    for line in ["connection: Upgrade", "upgrade: SPDY/3.1"] {
+        assert!(answer.iter().any(|found| found == line), "{answer:?}");
+    }
     let chosen = answer.iter().find_map(|line| line.strip_prefix("x-stream-protocol-version: "));
     assert_eq!(chosen, offer.split(", ").next(), "the client's first choice");
     Spdy::new(io)
@@ -91,6 +94,9 @@ async fn dial_websocket(url: &str, protocol: &str) -> WebSocket {
     headers.extend((!protocol.is_empty()).then_some(("Sec-WebSocket-Protocol", protocol)));
     let (answer, io) = ask(url, "GET", &headers).await;
     assert!(answer[0].starts_with("HTTP/1.1 101"), "{answer:?}");
+    for line in ["connection: Upgrade", "upgrade: websocket"] {
+        assert!(answer.iter().any(|found| found == line), "{answer:?}");
+    }
     let chosen = answer.iter().find_map(|line| line.strip_prefix("sec-websocket-protocol: "));
     assert_eq!(chosen.unwrap_or_default(), protocol);
     WebSocket::new(io)
