@@ -105,6 +105,15 @@ pub fn container_status(record: &ContainerRecord) -> cri::ContainerStatus {
     status
 }
 
+/// The image as the user named it: a kubelet asks by id and tells that name beside.
+fn shown_image(config: &cri::ContainerConfig) -> Option<cri::ImageSpec> {
+    let mut image = config.image.clone()?;
+    if !image.user_specified_image.is_empty() {
+        image.image.clone_from(&image.user_specified_image);
+    }
+    Some(image)
+}
+
 /// The mounts as they were requested, images with what their names meant then.
 fn mounts(record: &ContainerRecord) -> Vec<cri::Mount> {
     let mut mounts = record.config.mounts.clone();
@@ -114,15 +123,6 @@ fn mounts(record: &ContainerRecord) -> Vec<cri::Mount> {
         }
     }
     mounts
-}
-
-/// The image as the user named it: a kubelet asks by id and tells that name beside.
-fn shown_image(config: &cri::ContainerConfig) -> Option<cri::ImageSpec> {
-    let mut image = config.image.clone()?;
-    if !image.user_specified_image.is_empty() {
-        image.image.clone_from(&image.user_specified_image);
-    }
-    Some(image)
 }
 
 /// The container's state as the CRI knows it.
