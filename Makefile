@@ -50,7 +50,7 @@ test-unit: setup ## unit, property, golden and kernel tests, and the style of th
 test-e2e: setup build ## the real binaries with real peers; leak diff after every case
 	$(e2e) --test harness --test image_cli --test crash $(one_by_one)
 	for handler in crun runc youki; do \
-	  E2E_HANDLER=$$handler $(e2e) --test runtime --test namespaces --test bad_input --test crictl --test restart \
+	  E2E_HANDLER=$$handler $(e2e) --test runtime --test namespaces --test userns --test bad_input --test crictl --test restart \
 	    $(one_by_one); \
 	done
 	$(e2e) --test critest $(one_by_one) --nocapture

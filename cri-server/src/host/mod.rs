@@ -5,6 +5,8 @@ pub mod cgroup;
 pub mod cni;
 pub mod fs;
 #[allow(unsafe_code)]
+pub mod idmap;
+#[allow(unsafe_code)]
 pub mod limits;
 pub mod monitor;
 pub mod mount;

@@ -9,16 +9,19 @@ use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::Error;
 use crate::host::fs::{self, Durability, write_atomic};
+use crate::host::idmap::UserNamespace;
 use crate::host::oci::OciRuntime;
 use crate::host::user::{self, ResolvedUser};
 use crate::image::Image;
-use crate::image::overlay::{Overlay, Writable};
+use crate::image::overlay::{Overlay, Owners, Writable};
 use crate::model::container::{ContainerState, Exit};
 use crate::model::id::ContainerId;
+use crate::model::id_range::IdRange;
 use crate::model::name::Name;
 use crate::monitor::protocol::{ContainerCgroup, CreateContainer, Runtime, default_log_line_limit};
 use crate::spec;
 use crate::steps::cri_config::{missing, plain};
+use crate::steps::mapped_volumes::MappedVolumes;
 use crate::steps::{pod_files, resolve, signal, supervise, teardown};
 use crate::store;
 use crate::store::container::{Container, ContainerRecord, User};
@@ -167,6 +170,7 @@ fn request(
         runtime: Runtime { path: oci.path, args: oci.args, root: oci.root },
         terminal: record.config.tty,
         stdin: record.config.stdin,
+        stdio_owner: spec::user_namespace::ids(&sandbox.fixed.config)?.map(|ids| ids.first),
         log_path: (!record.log_path.is_empty()).then(|| record.log_path.clone().into()),
         log_line_limit: default_log_line_limit(),
         cgroup,
@@ -231,10 +235,30 @@ impl Bundle {
         let layers: Vec<_> = record.layers.iter().map(|key| self.daemon.images.layer_path(key)).collect();
         let empty = self.daemon.images.empty_layer();
         let writable = Some(Writable { upper: &upper, work: &work });
-        let overlay = Overlay { layers: &layers, empty: &empty, writable };
+        let namespace = self.user_namespace()?;
+        let owners = namespace.as_ref().map(|(namespace, ids)| Owners { namespace, ids: *ids });
+        let overlay = Overlay { layers: &layers, empty: &empty, writable, owners };
         overlay.create_writable()?;
         overlay.mount(&rootfs)?;
         Ok(rootfs)
+    }
+
+    /// The pod's own user namespace.
+    fn user_namespace(&self) -> Result<Option<(UserNamespace, IdRange)>, Error> {
+        let fixed = &self.sandbox.fixed;
+        let (Some(pin), Some(ids)) = (&fixed.pins.user, spec::user_namespace::ids(&fixed.config)?) else {
+            return Ok(None);
+        };
+        let opened = UserNamespace::open(pin).map_err(Error::host(format!("open {}", pin.display())))?;
+        Ok(Some((opened, ids)))
+    }
+
+    fn mount_sources(&self, record: &ContainerRecord) -> Result<Vec<spec::MountSource>, Error> {
+        let sources = resolve::mount_sources(&record.config)?;
+        let Some((namespace, ids)) = self.user_namespace()? else { return Ok(sources) };
+        let volumes = self.daemon.paths.mapped_volumes(&record.id);
+        MappedVolumes { namespace: &namespace, ids, directory: &volumes }
+            .attach(&record.config.mounts, sources)
     }
 
     fn resolve_user(&self, rootfs: &Path, config: &ContainerConfig) -> Result<ResolvedUser, Error> {
@@ -268,7 +292,7 @@ impl Bundle {
             pids_limit: None,
             rootfs,
             pod_files: &resolve::pod_files(&self.daemon, &self.sandbox),
-            mount_sources: &resolve::mount_sources(config)?,
+            mount_sources: &self.mount_sources(record)?,
             image_volumes: &[],
             devices: &resolve::devices(config)?,
             seccomp_profile: seccomp_profile.as_deref(),

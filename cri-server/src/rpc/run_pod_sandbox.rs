@@ -87,6 +87,7 @@ fn plan(daemon: &Daemon, config: PodSandboxConfig, runtime_handler: String) -> R
         uts: network.then(|| daemon.paths.pin(&id, "uts")),
         ipc: own(options.ipc).then(|| daemon.paths.pin(&id, "ipc")),
         pid: own(options.pid).then(|| daemon.paths.pin(&id, "pid")),
+        user: spec::user_namespace::ids(&config)?.map(|_| daemon.paths.pin(&id, "user")),
     };
     let wanted = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
     let cgroup_parent = match wanted {
@@ -162,6 +163,7 @@ fn setup(daemon: &Daemon, sandbox: &Sandbox) -> Result<PodSetup, Error> {
         (NamespaceKind::Uts, &pins.uts),
         (NamespaceKind::Ipc, &pins.ipc),
         (NamespaceKind::Pid, &pins.pid),
+        (NamespaceKind::User, &pins.user),
     ];
     let namespaces = kinds
         .into_iter()
@@ -171,6 +173,7 @@ fn setup(daemon: &Daemon, sandbox: &Sandbox) -> Result<PodSetup, Error> {
         pod_id: sandbox.id().clone(),
         dir: daemon.paths.pod_state(sandbox.id()),
         namespaces,
+        ids: spec::user_namespace::ids(config)?,
         hostname: pins.uts.as_ref().map(|_| pod_files::hostname(config)),
         sysctls: spec::sysctl::effective(config)?,
     })

@@ -2,6 +2,7 @@
 
 pub mod convert;
 pub mod cri_config;
+pub mod mapped_volumes;
 pub mod pod_files;
 pub mod resolve;
 pub mod signal;

@@ -137,6 +137,7 @@ impl Ground {
             pod_id: self.pod.clone(),
             dir: self.path("pod"),
             namespaces: Vec::new(),
+            ids: None,
             hostname: None,
             sysctls: BTreeMap::new(),
         }
@@ -164,6 +165,7 @@ impl Ground {
             runtime: runtime.clone(),
             terminal: false,
             stdin: false,
+            stdio_owner: None,
             log_path: Some(bundle.join("log")),
             log_line_limit: 16384,
             cgroup: ContainerCgroup { oom_counter: Some(oom_counter), directories: vec![directory] },

@@ -42,6 +42,9 @@ impl Pod {
         })?;
         let (stdio, stdin, outputs) =
             standard_fds(&spec).map_err(|error| Failure::io("making the container's pipes", error))?;
+        stdio
+            .give_to(spec.stdio_owner)
+            .map_err(|error| Failure::io("giving the container its pipes", error))?;
         let arguments = vec![OsString::from("create"), "--bundle".into(), spec.bundle.clone().into()];
         let id = spec.id.to_string();
         let (number, invocation) = self.launcher.launch(Request {
