@@ -18,7 +18,7 @@ help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: ## install what tests, demo and benchmarks run (Debian packages, crictl, critest, youki)
+setup: ## install what tests, demo and benchmarks run (Debian packages, crictl, critest, runc, youki)
 	@e2e/scripts/setup.sh
 
 .PHONY: packages
@@ -50,8 +50,8 @@ test-unit: setup ## unit, property, golden and kernel tests, and the style of th
 test-e2e: setup build ## the real binaries with real peers; leak diff after every case
 	$(e2e) --test harness --test image_cli --test crash $(one_by_one)
 	for handler in crun runc youki; do \
-	  E2E_HANDLER=$$handler $(e2e) --test runtime --test namespaces --test userns --test bad_input --test crictl --test restart \
-	    $(one_by_one); \
+	  E2E_HANDLER=$$handler $(e2e) --test runtime --test namespaces --test userns --test bad_input --test crictl \
+	    --test restart --test streaming $(one_by_one); \
 	done
 	$(e2e) --test critest $(one_by_one) --nocapture
 

@@ -65,6 +65,22 @@ pub enum Error {
     /// An urgent operation took the object away.
     #[error("{0} was aborted by a stop")]
     Aborted(String),
+    /// Something bounded is used up.
+    #[error("there are {limit} {what}, the most that there may be")]
+    TooMany {
+        /// What there are too many of.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// An attached client does not read.
+    #[error("the client attached to container {id} fell more than {mebibytes} MiB behind its output")]
+    FellBehind {
+        /// The container.
+        id: String,
+        /// How far it may be behind.
+        mebibytes: usize,
+    },
     /// Nothing of ours.
     #[error("{0} is not implemented")]
     Unimplemented(&'static str),
@@ -148,6 +164,7 @@ impl Error {
             Self::FailedPrecondition { .. } => Code::FailedPrecondition,
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::Aborted(_) => Code::Aborted,
+            Self::TooMany { .. } | Self::FellBehind { .. } => Code::ResourceExhausted,
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::Host { source, .. } => io_code(source),
             Self::Internal(_) => Code::Internal,

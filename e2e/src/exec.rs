@@ -105,6 +105,11 @@ impl Program {
         self.spawn(Stdio::piped(), Stdio::piped(), Stdio::inherit())
     }
 
+    /// Starts with these descriptors.
+    pub fn start_with(&self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Running> {
+        self.spawn(stdin, stdout, stderr)
+    }
+
     /// Becomes the program. Returns only the reason why that failed.
     #[must_use]
     pub fn replace(&self) -> std::io::Error {

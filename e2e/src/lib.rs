@@ -23,5 +23,6 @@ pub mod ns;
 pub mod paths;
 pub mod processes;
 pub mod registry;
+pub mod terminal;
 pub mod wait;
 pub mod wire;

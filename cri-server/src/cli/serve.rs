@@ -11,6 +11,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
 use crate::daemon::Daemon;
+use crate::steps::streams::Node;
+use crate::streaming::Streaming;
 use crate::{recover, service};
 
 /// Serves until SIGTERM or SIGINT; containers go on.
@@ -36,6 +38,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let gid = config.socket_gid;
     let daemon = Arc::new(Daemon::start(config)?);
     recover::recover(&daemon).await?;
+    let streaming = Streaming::start(&daemon.config.streaming, Arc::new(Node::new(daemon.clone())))?;
     let listener = listen(&socket, gid)?;
     tracing::info!(
         socket = %socket.display(),
@@ -54,7 +57,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
         tracing::info!("stopping; containers go on");
     };
-    let served = service::serve(daemon, listener, stop).await;
+    let served = service::serve(daemon, streaming, listener, stop).await;
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::warn!(socket = %socket.display(), %error, "the socket stays");
     }

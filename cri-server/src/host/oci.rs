@@ -29,6 +29,8 @@ pub fn probe(program: &Path) -> HandlerFacts {
         // Its features do not list `rro`, which it knows all the same.
         true => HandlerFacts {
             recursive_read_only: Availability::Present,
+            // A command in a container would run outside of its user namespace: as root of the node.
+            user_namespaces: Availability::Missing,
             masked_equal: MaskedEqual::ValueTwoIsMask,
             propagation: PropagationWords::Plain,
             ..facts

@@ -8,6 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use super::attachment::Attachment;
 use super::connection::ReplyTo;
 use super::invocation::InvocationId;
 use super::log::LogFile;
@@ -31,8 +32,12 @@ pub struct Container {
     pub log: LogFile,
     /// What is still read from it.
     pub outputs: Vec<Output>,
-    /// The writing end of its standard input, for attach.
+    /// The writing end of its standard input, for attach; `None` also once it was given away.
     pub stdin: Option<OwnedFd>,
+    /// The master of its terminal, for attach.
+    pub terminal: Option<OwnedFd>,
+    /// Clients that get copies of its output.
+    pub attachments: Vec<Attachment>,
     /// What the OCI runtime said through its pipes.
     pub captured: Vec<u8>,
     /// Out-of-memory kills in its cgroup before it ran.

@@ -171,6 +171,7 @@ fn request(
         terminal: record.config.tty,
         stdin: record.config.stdin,
         stdio_owner: spec::user_namespace::ids(&sandbox.fixed.config)?.map(|ids| ids.first),
+        stdin_once: record.config.stdin_once,
         log_path: (!record.log_path.is_empty()).then(|| record.log_path.clone().into()),
         log_line_limit: default_log_line_limit(),
         cgroup,

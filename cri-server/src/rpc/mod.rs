@@ -1,8 +1,10 @@
 //! One file per RPC: the file, the function and the RPC have the same name. These files never import each other.
 
+pub mod attach;
 pub mod container_stats;
 pub mod container_status;
 pub mod create_container;
+pub mod exec;
 pub mod exec_sync;
 pub mod image_fs_info;
 pub mod image_status;
@@ -13,6 +15,7 @@ pub mod list_pod_sandbox;
 pub mod list_pod_sandbox_stats;
 pub mod pod_sandbox_stats;
 pub mod pod_sandbox_status;
+pub mod port_forward;
 pub mod pull_image;
 pub mod remove_container;
 pub mod remove_image;

@@ -15,6 +15,7 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::daemon::Daemon;
+use crate::streaming::Streaming;
 
 /// Largest message in either direction, bytes: what the kubelet allows.
 const MESSAGE_LIMIT: usize = 16 << 20;
@@ -25,15 +26,17 @@ const CHUNK: usize = 256 << 10;
 #[derive(Clone)]
 pub struct Service {
     daemon: Arc<Daemon>,
+    streaming: Arc<Streaming>,
 }
 
 /// Serves on `listener` until `shutdown` resolves and the calls in flight have ended.
 pub async fn serve(
     daemon: Arc<Daemon>,
+    streaming: Streaming,
     listener: UnixListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let service = Service { daemon };
+    let service = Service { daemon, streaming: Arc::new(streaming) };
     let runtime = RuntimeServiceServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT);

@@ -154,16 +154,19 @@ impl runtime_service_server::RuntimeService for Service {
         Ok(Response::new(detached(work).await?))
     }
 
-    async fn exec(&self, _: Request<ExecRequest>) -> Answer<ExecResponse> {
-        Err(Error::Unimplemented("Exec").into())
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        let exec = rpc::exec::exec(&self.daemon, request.into_inner())?;
+        Ok(Response::new(ExecResponse { url: self.streaming.url_for(exec)? }))
     }
 
-    async fn attach(&self, _: Request<AttachRequest>) -> Answer<AttachResponse> {
-        Err(Error::Unimplemented("Attach").into())
+    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        let attach = rpc::attach::attach(&self.daemon, request.into_inner())?;
+        Ok(Response::new(AttachResponse { url: self.streaming.url_for(attach)? }))
     }
 
-    async fn port_forward(&self, _: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
-        Err(Error::Unimplemented("PortForward").into())
+    async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+        let forward = rpc::port_forward::port_forward(&self.daemon, request.into_inner())?;
+        Ok(Response::new(PortForwardResponse { url: self.streaming.url_for(forward)? }))
     }
 
     async fn container_stats(

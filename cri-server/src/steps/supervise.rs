@@ -28,7 +28,7 @@ pub fn follow(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, monitor: Monitor) {
             };
             match event {
                 Ok(Event::ContainerExited(record)) => exited(&daemon, &record),
-                Ok(Event::ExecExited { .. } | Event::PodInitExited) => {}
+                Ok(Event::ExecExited { .. } | Event::Detached { .. } | Event::PodInitExited) => {}
                 Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => catch_up(&daemon, &sandbox).await,
                 Ok(Event::Gone) | Err(tokio::sync::broadcast::error::RecvError::Closed) => break,
             }

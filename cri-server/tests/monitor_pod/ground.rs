@@ -166,6 +166,7 @@ impl Ground {
             terminal: false,
             stdin: false,
             stdio_owner: None,
+            stdin_once: false,
             log_path: Some(bundle.join("log")),
             log_line_limit: 16384,
             cgroup: ContainerCgroup { oom_counter: Some(oom_counter), directories: vec![directory] },
@@ -284,6 +285,12 @@ impl Plan {
     /// The log without times.
     pub fn lines(&self) -> Vec<String> {
         self.log().lines().map(|line| line.split_once(' ').unwrap_or_default().1.to_owned()).collect()
+    }
+
+    /// How many processes are in the container's cgroup.
+    pub fn processes(&self) -> usize {
+        let list = self.spec.cgroup.directories[0].join("cgroup.procs");
+        std::fs::read_to_string(list).unwrap_or_default().lines().count()
     }
 
     /// The exit record on disk.

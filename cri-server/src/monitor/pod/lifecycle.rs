@@ -64,6 +64,8 @@ impl Pod {
             log,
             outputs: Vec::new(),
             stdin,
+            terminal: None,
+            attachments: Vec::new(),
             captured: Vec::new(),
             oom_baseline: 0,
             deletion: None,
@@ -169,7 +171,9 @@ impl Pod {
 
     fn attach_terminal(&mut self, id: &str, master: OwnedFd) -> io::Result<()> {
         let Some(container) = self.containers.get_mut(id) else { return Ok(()) };
-        container.stdin = Some(rustix::io::fcntl_dupfd_cloexec(&master, 3)?);
+        let copy = || rustix::io::fcntl_dupfd_cloexec(&master, 3);
+        container.stdin = container.spec.stdin.then(copy).transpose()?;
+        container.terminal = Some(copy()?);
         let limit = container.spec.log_line_limit;
         let output = Output::new(master, LineSplitter::new(StreamName::Stdout, Newlines::Terminal, limit))?;
         self.watch(id, output);
