@@ -15,6 +15,7 @@ use crate::spec::{Availability, HandlerFacts};
 /// Status of the runtime.
 pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<StatusResponse, Error> {
     let network = daemon.cni.status().await;
+    let user_namespaces = daemon.user_namespaces().await;
     let condition = |kind: &str, problem: Option<(&str, String)>| {
         let status = problem.is_none();
         let (reason, message) = problem.unwrap_or_default();
@@ -27,8 +28,12 @@ pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<Stat
     Ok(StatusResponse {
         status: Some(RuntimeStatus { conditions }),
         info: if request.verbose { info(daemon) } else { BTreeMap::new() },
-        runtime_handlers: handlers(daemon, daemon.user_namespaces().await),
-        features: Some(RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
+        runtime_handlers: handlers(daemon, user_namespaces),
+        features: Some(RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: user_namespaces == Availability::Present,
+            ..Default::default()
+        }),
     })
 }
 
