@@ -170,6 +170,7 @@ impl Ground {
             cgroup: ContainerCgroup { oom_counter: Some(oom_counter), directories: vec![directory] },
             kill_cgroup: false,
             exit_file: bundle.join("exit.json"),
+            copy_of: None,
             identity: json!({"name": "c"}),
             bundle,
         };
