@@ -15,6 +15,7 @@ use crate::host::cgroup::{Cgroup, CgroupPath, Layout};
 use crate::host::cni::{self, Cni};
 use crate::host::node;
 use crate::host::oci::{self, OciRuntime};
+use crate::host::program::ProgramCopies;
 use crate::image::{self, HostConfig, ImageStore};
 use crate::model::id::{ContainerId, PodId};
 use crate::operations::Operations;
@@ -54,6 +55,8 @@ pub struct Daemon {
     pub cgroups: Arc<Layout>,
     /// What the specification must know about the node.
     pub node: NodeFacts,
+    /// Copies of the OCI runtimes that run from memory.
+    pub programs: ProgramCopies,
     /// What each handler's OCI runtime can do.
     pub handlers: BTreeMap<String, HandlerFacts>,
     /// The node's pod CIDRs, as the kubelet gave them; empty before that.
@@ -82,6 +85,7 @@ impl Daemon {
             images: ImageStore::open(paths.root(), image_config(&config))?,
             cni: Cni::new(cni_config(&config)),
             node: node::facts(&cgroups),
+            programs: ProgramCopies::default(),
             handlers: probe(&config),
             cgroups,
             paths,

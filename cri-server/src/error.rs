@@ -122,6 +122,15 @@ pub enum Error {
         #[source]
         source: ImageError,
     },
+    /// An image cannot be mounted as a volume. The kubelet knows that by the beginning of the message.
+    #[error("ImageVolumeMountFailed: mount image {image} as a volume")]
+    ImageVolume {
+        /// The image as it was asked for.
+        image: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
     /// Images.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -177,7 +186,7 @@ impl Error {
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::Host { source, .. } => io_code(source),
             Self::Internal(_) => Code::Internal,
-            Self::Undone { source, .. } => source.code(),
+            Self::Undone { source, .. } | Self::ImageVolume { source, .. } => source.code(),
             Self::Pull { source: error, .. } | Self::Image(error) => image_code(error),
             Self::Cgroup(error) => cgroup_code(error),
             Self::Limit(error) => limit_code(error),

@@ -66,7 +66,7 @@ fn load(daemon: &Daemon) -> Result<Quarantine, Error> {
     for (id, directory) in directories::<ContainerId>(&daemon.paths.containers())? {
         match record::read::<ContainerRecord>(&container::path(&directory)) {
             Ok(Some(record)) => {
-                let lease = daemon.images.lease_layers(&record.layers);
+                let lease = daemon.images.lease_layers(&record.all_layers());
                 let container = Container::new(record, directory);
                 lease.into_iter().for_each(|lease| container.keep_layers(lease));
                 daemon.containers.insert(id.as_str(), container);
@@ -288,7 +288,7 @@ fn report(sandbox: &Sandbox, failures: Vec<String>) {
 /// Undoes what no live object owns.
 async fn collect(daemon: &Arc<Daemon>, quarantine: Quarantine) {
     match quarantine.pods {
-        true => settle_orphans(daemon),
+        true => settle_orphans(daemon).await,
         false => {
             collect_pods(daemon).await;
             erase_orphans(daemon).await;
@@ -339,12 +339,27 @@ fn orphans(daemon: &Daemon) -> impl Iterator<Item = Arc<Container>> {
     all.filter(|container| daemon.sandboxes.find(container.pod_id.as_str()).is_none())
 }
 
-/// Orphans may belong to a quarantined pod and run in it: only what is known to have ended is told.
-fn settle_orphans(daemon: &Daemon) {
+/// Orphans may belong to a quarantined pod and run in it: what is known to have ended is told, and the monitors of the
+/// others are listened to, so that their ends are told too.
+async fn settle_orphans(daemon: &Arc<Daemon>) {
+    let mut pods = HashSet::new();
     for container in orphans(daemon) {
         let ended = container::exit_path(&daemon.paths.container(&container.id)).exists();
         if ended || container.record().boot_id != daemon.boot_id {
             settle(daemon, &container);
+        } else if !container.state().is_exited() {
+            pods.insert(container.pod_id.clone());
+        }
+    }
+    for pod in pods {
+        let attached =
+            tokio::time::timeout(ANSWER, Monitor::attach(&daemon.paths.monitor_socket(&pod))).await;
+        match attached {
+            Ok(Ok(monitor)) => supervise::listen(daemon, pod, monitor),
+            _ => tracing::error!(
+                pod = pod.short(),
+                "its monitor is not heard: its containers stay as they are"
+            ),
         }
     }
 }
@@ -361,7 +376,7 @@ fn sweep_containers(daemon: &Daemon) {
     for parent in [daemon.paths.containers(), daemon.paths.bundles()] {
         for (id, directory) in directories::<ContainerId>(&parent).unwrap_or_default() {
             if daemon.containers.find(id.as_str()).is_none() {
-                sweep(&directory, &[daemon.paths.rootfs(&id)]);
+                sweep(&directory, &teardown::mounts_of(&daemon.paths, &id));
             }
         }
     }

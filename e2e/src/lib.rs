@@ -15,9 +15,11 @@ pub mod faulty;
 pub mod gate;
 pub mod http;
 pub mod image;
+pub mod kubelet;
 pub mod leaks;
 pub mod life;
 pub mod log;
+pub mod mounts;
 pub mod node;
 #[allow(unsafe_code)]
 pub mod ns;

@@ -15,6 +15,9 @@ use e2e::paths;
 /// Groups of specs that must pass, apart from the list.
 const GROUPS: &str = r"\[k8s\.io\] (Container|PodSandbox|Idempotence|Image|Multiple Containers|Networking|Runtime info|Security Context|Streaming)";
 
+/// The group that depends on the transport.
+const STREAMING: &str = r"\[k8s\.io\] Streaming";
+
 /// One suite of a handler on a node of its own, as often as `E2E_ROUNDS` says, each time in another order
 /// (`E2E_SEED` repeats one).
 fn check(handler: &str, focus: &str, parallel: u8, transport: Transport) -> Result<()> {
@@ -82,4 +85,11 @@ fn youki_conforms() -> Result<()> {
 #[test]
 fn crun_conforms_with_four_specs_at_once() -> Result<()> {
     check("crun", GROUPS, 4, Transport::Spdy)
+}
+
+#[test]
+fn streams_conform_over_websocket() -> Result<()> {
+    ["crun", "runc", "youki"]
+        .into_iter()
+        .try_for_each(|handler| check(handler, STREAMING, 1, Transport::WebSocket))
 }

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Both protocols that crictl speaks.
 const TRANSPORTS: [&str; 2] = ["spdy", "websocket"];
 /// Bytes of the large copy. A multiple of the pattern's.
-const LARGE: u64 = 256 << 20;
+const LARGE: u64 = 1 << 30;
 /// Growth of the daemon that a large copy may cost, KiB.
 const GROWTH: u64 = 24 << 10;
 
@@ -64,7 +64,7 @@ async fn commands_have_input_output_and_exit_codes() -> Result<()> {
         let (code, stdout, stderr) =
             piped(&exec(&format!("-i {id} sh -c"))?.arg("wc -c; echo end >&2; exit 7"), &[b'x'; 100_000])?;
         ensure!(code != 0 && stdout == "100000\n", "{transport}: {code} {stdout:?} {stderr:?}");
-        ensure!(stderr.starts_with("end\n") && stderr.contains("exit code 7"), "{transport}: {stderr:?}");
+        ensure!(stderr.contains("end\n") && stderr.contains("exit code 7"), "{transport}: {stderr:?}");
         let printed = exec(&format!("{id} echo hello"))?.ok()?;
         ensure!(printed == "hello\n", "{transport}: {printed:?}");
         // The child keeps the output open.
@@ -73,13 +73,13 @@ async fn commands_have_input_output_and_exit_codes() -> Result<()> {
         let missing = exec(&format!("{id} /no/such"))?.run()?;
         ensure!(!missing.status.success() && missing.stderr.contains("/no/such"), "{missing:?}");
     }
-    refusals(&case, &id).await?;
+    refusals(&case, &pod_id, &id).await?;
     large_copy(&case, &id)?;
     case.cri.end_pod(&pod_id).await?;
     case.close()
 }
 
-async fn refusals(case: &Case, id: &str) -> Result<()> {
+async fn refusals(case: &Case, pod_id: &str, id: &str) -> Result<()> {
     let mut runtime = case.cri.runtime.clone();
     let good = api::ExecRequest {
         container_id: id.into(),
@@ -87,12 +87,15 @@ async fn refusals(case: &Case, id: &str) -> Result<()> {
         stdout: true,
         ..Default::default()
     };
-    let check = async |code: Code, request: api::ExecRequest| {
+    let mut check = async |code: Code, request: api::ExecRequest| {
         let status = runtime.exec(request.clone()).await.err();
         ensure!(status.as_ref().map(|s| s.code()) == Some(code), "{request:?}: {status:?}");
         Ok(())
     };
-    let mut check = check;
+    let stopped =
+        case.cri.launch(pod_id, &container("stopped", BUSYBOX, &["true"]), &case.cri.pod("exec")).await?;
+    case.cri.stop(&stopped, 5).await?;
+    check(Code::FailedPrecondition, api::ExecRequest { container_id: stopped, ..good.clone() }).await?;
     check(Code::InvalidArgument, api::ExecRequest { cmd: vec![], ..good.clone() }).await?;
     check(Code::InvalidArgument, api::ExecRequest { stdout: false, ..good.clone() }).await?;
     check(Code::InvalidArgument, api::ExecRequest { tty: true, stderr: true, ..good.clone() }).await?;
@@ -174,8 +177,35 @@ async fn a_shell_has_a_terminal() -> Result<()> {
         terminal.expect("gone\r\n")?;
         ensure!(!running.wait(PATIENCE)?.success(), "exit code 3 was lost");
     }
+    containers_with_terminals(&case, &pod_id).await?;
     case.cri.end_pod(&pod_id).await?;
     case.close()
+}
+
+/// A shell that is a container's main process; its log is what the terminal showed.
+async fn containers_with_terminals(case: &Case, pod_id: &str) -> Result<()> {
+    let mut config = container("shell", BUSYBOX, &["sh"]);
+    (config.tty, config.stdin) = (true, true);
+    let id = case.cri.launch(pod_id, &config, &case.cri.pod("shell")).await?;
+    for (transport, width) in TRANSPORTS.into_iter().zip([71, 72]) {
+        let (terminal, program) = Terminal::open(37, width)?;
+        let [stdin, stdout, stderr] = Terminal::stdio(&program)?;
+        let attach = crictl(case, &format!("attach -r {transport} -i -t {id}"))?;
+        let mut running = attach.start_with(stdin, stdout, stderr)?;
+        drop(program);
+        // The client's size may come after its first key.
+        let line = format!("while test \"$(stty size)\" != '37 {width}'; do sleep 0.05; done; echo we''ll\r");
+        terminal.enter(&line)?;
+        terminal.expect("well\r\n")?;
+        if transport == TRANSPORTS[1] {
+            terminal.enter("exit 0\r")?;
+            ensure!(running.wait(PATIENCE)?.success(), "the end of the container is not that of the client");
+        }
+    }
+    let lines = e2e::log::read(&case.cri.log_path("shell", "shell"))?;
+    ensure!(lines.iter().all(|line| line.stream == "stdout"), "{lines:?}");
+    ensure!(lines.iter().filter(|line| line.content.ends_with("well")).count() == 2, "{lines:?}");
+    Ok(())
 }
 
 const ECHO: &str = "while read line; do echo out $line; echo err $line >&2; done; echo the end";
@@ -279,6 +309,33 @@ async fn a_killed_client_leaves_nothing() -> Result<()> {
     case.close()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_end_with_the_daemon() -> Result<()> {
+    let Some(mut case) = Case::open("commands_end_with_the_daemon", Setup::default()).await? else {
+        return Ok(());
+    };
+    let (pod_id, id) = case.sleeper(&case.cri.pod("restart")).await?;
+    let alone = case.node.ancestry().of_pod(&pod_id)?.len();
+    let mut exec =
+        crictl(&case, &format!("exec -i {id} sh -c"))?.arg("sleep 1001 & sleep 1002; true").start_piped()?;
+    wait::until("the command to be up", PATIENCE, || {
+        let count = case.node.ancestry().of_pod(&pod_id)?.len();
+        ensure!(count >= alone + 3, "{count} processes");
+        Ok(())
+    })?;
+    case.node.kill_daemon()?;
+    // Whatever it makes of a connection that breaks off.
+    exec.wait(PATIENCE)?;
+    case.node.start_daemon()?;
+    wait::until("the command to be gone", PATIENCE, || {
+        let left = case.node.ancestry().of_pod(&pod_id)?.len();
+        ensure!(left == alone, "{left} processes, {alone} before");
+        Ok(())
+    })?;
+    case.cri.end_pod(&pod_id).await?;
+    case.close()
+}
+
 /// A server inside a pod that reads to the end and answers with what it read, backwards.
 fn reverse(pid: u32, address: IpAddr, port: u16) -> Result<()> {
     let listener = ns::in_network_of(pid, move || Ok(TcpListener::bind((address, port))?))?;
@@ -332,6 +389,8 @@ async fn ports_of_pods_are_reached() -> Result<()> {
             let answer = finish(connect(&case, port)?, message)?;
             ensure!(answer == expect, "{transport} {port}: {} bytes", answer.len());
         }
+        ensure!(finish(slow, b"def")? == b"fedcba", "{transport}: the first connection was lost");
+        // The client gives its whole connection up when it is told of a failure, so this one is the last.
         let refused = finish(connect(&case, base + 2)?, b"");
         ensure!(refused.as_ref().map_or(true, Vec::is_empty), "{transport}: {refused:?}");
         wait::until("the refusal to be told", PATIENCE, || {
@@ -339,7 +398,6 @@ async fn ports_of_pods_are_reached() -> Result<()> {
             ensure!(text.contains("7002") && text.contains(&pod_id) && text.contains("refused"), "{text}");
             Ok(())
         })?;
-        ensure!(finish(slow, b"def")? == b"fedcba", "{transport}: the first connection was lost");
         drop(forward);
     }
     let mut runtime = case.cri.runtime.clone();

@@ -14,6 +14,7 @@ pub mod node;
 pub mod oci;
 pub mod oom_score;
 pub mod processes;
+pub mod program;
 pub mod source;
 pub mod usage;
 pub mod user;

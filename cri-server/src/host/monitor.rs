@@ -16,6 +16,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::sync::{broadcast, watch};
 
+use crate::host::program::ProgramCopy;
 use crate::monitor::protocol::{self, Answer, AttachContainer, Call, ExecProcess, ToMonitor};
 pub use crate::monitor::protocol::{
     ContainerCgroup, ContainerState, ContainerStatus, CreateContainer, Event, ExecEnd, ExecState, Failure,
@@ -183,10 +184,21 @@ impl Monitor {
 
     /// Runs the OCI runtime's create. On failure nothing of the container is left with monitor and OCI runtime.
     pub async fn create(&self, spec: CreateContainer) -> Result<Created, MonitorError> {
-        let call = Call::Create(Box::new(spec));
-        match self.call("creating the container", RUNTIME, call).await? {
+        self.create_by(spec, None).await
+    }
+
+    /// The same, where the OCI runtime is run from a copy, now and for the container's whole life.
+    pub async fn create_by(
+        &self,
+        mut spec: CreateContainer,
+        program: Option<&ProgramCopy>,
+    ) -> Result<Created, MonitorError> {
+        const STAGE: &str = "creating the container";
+        let fds: Vec<OwnedFd> = program.and_then(|program| program.share().ok()).into_iter().collect();
+        spec.copy_of = program.filter(|_| !fds.is_empty()).map(|program| program.original().clone());
+        match self.link.call((STAGE, RUNTIME), Call::Create(Box::new(spec)), fds).await?.0 {
             Answer::Created { pid } => Ok(Created { pid }),
-            other => Err(MonitorError::unexpected("creating the container", &other)),
+            other => Err(MonitorError::unexpected(STAGE, &other)),
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::spec::{Availability, HandlerFacts, MaskedEqual, PropagationWords};
+use crate::spec::{Availability, CgroupMount, HandlerFacts, MaskedEqual, PropagationWords};
 
 /// Longest answer read, bytes.
 const ANSWER_LIMIT: u64 = 1 << 20;
@@ -27,6 +27,7 @@ pub fn probe(program: &Path) -> HandlerFacts {
             recursive_read_only: Availability::Present,
             masked_equal: MaskedEqual::ValueTwoIsMask,
             propagation: PropagationWords::Plain,
+            cgroup_mount: CgroupMount::NotInJoinedPids,
             ..facts
         },
         false => facts,
@@ -36,6 +37,11 @@ pub fn probe(program: &Path) -> HandlerFacts {
 /// What an OCI runtime says of its version and of how it was built.
 pub fn version(program: &Path) -> Option<String> {
     ask(program, "--version")
+}
+
+/// Whether the program says that it is crun.
+pub fn is_crun(program: &Path) -> bool {
+    version(program).is_some_and(|version| version.starts_with("crun version "))
 }
 
 #[allow(clippy::disallowed_methods, reason = "host/ starts programs")]

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::record::ExitRecord;
+use crate::host::program::FileIdentity;
 use crate::model::id::{ContainerId, PodId};
 
 /// Version of this protocol, first thing said in both directions.
@@ -77,6 +78,8 @@ pub enum Answer {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
+    /// A container was started, and whoever asked for it is gone. Nanoseconds since the epoch.
+    ContainerStarted { id: String, started_at_ns: i64 },
     /// A container's main process ended; its exit record is on disk.
     ContainerExited(ExitRecord),
     /// A process started by [`Call::Exec`] ended. 128 + signal when killed.
@@ -177,6 +180,9 @@ pub struct CreateContainer {
     pub kill_cgroup: bool,
     /// Where the exit record goes.
     pub exit_file: PathBuf,
+    /// The runtime's file that the descriptor is a sealed copy of which comes with the frame, if one does.
+    #[serde(default)]
+    pub copy_of: Option<FileIdentity>,
     /// Copied into the exit record, to make it self-contained. At most 64 KiB as JSON.
     #[serde(default)]
     pub identity: serde_json::Value,

@@ -29,7 +29,11 @@ pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<Stat
         status: Some(RuntimeStatus { conditions }),
         info: if request.verbose { info(daemon, &network) } else { BTreeMap::new() },
         runtime_handlers: handlers(daemon),
-        features: Some(RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
+        features: Some(RuntimeFeatures {
+            supplemental_groups_policy: true,
+            mount_options: true,
+            ..Default::default()
+        }),
     })
 }
 

@@ -14,3 +14,4 @@ pub mod stats;
 pub mod streams;
 pub mod supervise;
 pub mod teardown;
+pub mod volumes;

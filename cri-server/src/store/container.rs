@@ -1,7 +1,7 @@
 //! Containers: the record, the exit record, and the live object around them.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use proto::cri::{ContainerConfig, ContainerMetadata, LinuxContainerResources};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,12 @@ pub struct ContainerRecord {
     pub image_ref: String,
     /// Keys of its image's layers, bottom first: they stay while the container does.
     pub layers: Vec<LayerKey>,
+    /// Images that are mounted into it.
+    #[serde(default)]
+    pub images: Vec<MountedImage>,
+    /// Places of its anonymous volumes in the container; the directory of each is named by its index here.
+    #[serde(default)]
+    pub volumes: Vec<PathBuf>,
     /// Path of its cgroup, as the OCI runtime takes it.
     pub cgroups_path: String,
     /// Log file, absolute; empty when the output is discarded.
@@ -53,6 +59,17 @@ pub struct ContainerRecord {
     /// Configuration as it was requested.
     #[serde(with = "super::message")]
     pub config: ContainerConfig,
+}
+
+/// An image that is mounted into a container as a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedImage {
+    /// Index of the mount in the configuration, which names the mount point too.
+    pub mount: usize,
+    /// Id of the image.
+    pub image_id: String,
+    /// Keys of its layers, bottom first: they stay while the container does.
+    pub layers: Vec<LayerKey>,
 }
 
 /// User that a container's process runs as.
@@ -81,6 +98,8 @@ pub struct Container {
     pub kill_at: watch::Sender<Option<Instant>>,
     /// Processor time when it was last asked for.
     pub sample: Mutex<Option<Sample>>,
+    /// Set when nothing of this boot is left of it but its records.
+    pub released: OnceLock<()>,
     /// How far listeners have heard of it; an old one is known as its record says.
     pub announced: Mutex<Stage>,
     /// Keeps the image's layers while the container lives.
@@ -103,6 +122,7 @@ impl Container {
             operation: tokio::sync::Mutex::default(),
             kill_at: watch::Sender::new(None),
             sample: Mutex::default(),
+            released: OnceLock::new(),
             announced: Mutex::new(Stage::of_container(&record.state)),
             layers: Mutex::default(),
             record: RwLock::new(Arc::new(record)),
@@ -174,6 +194,12 @@ impl Container {
 }
 
 impl ContainerRecord {
+    /// Keys of all layers that the container stands on.
+    pub fn all_layers(&self) -> Vec<LayerKey> {
+        let mounted = self.images.iter().flat_map(|image| &image.layers);
+        self.layers.iter().chain(mounted).copied().collect()
+    }
+
     /// Metadata of the configuration.
     pub fn metadata(&self) -> ContainerMetadata {
         self.config.metadata.clone().unwrap_or_default()

@@ -1,7 +1,7 @@
 //! Pod sandboxes: the record, and the live object around it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use proto::cri::{LinuxContainerResources, PodSandboxConfig, PodSandboxMetadata};
 use serde::{Deserialize, Serialize};
@@ -80,6 +80,8 @@ pub struct Sandbox {
     pub abort: CancellationToken,
     /// Processor time when it was last asked for.
     pub sample: Mutex<Option<Sample>>,
+    /// Set when nothing of this boot is left of it but its records.
+    pub released: OnceLock<()>,
     /// How far listeners have heard of it; an old one is known as its record says.
     pub announced: Mutex<Stage>,
     /// The monitor, while there is one.
@@ -102,6 +104,7 @@ impl Sandbox {
             operation: tokio::sync::Mutex::default(),
             abort: CancellationToken::new(),
             sample: Mutex::default(),
+            released: OnceLock::new(),
             monitor: RwLock::default(),
             state,
             directory,

@@ -154,7 +154,6 @@ async fn greet(
         .header_read_timeout(GREETING)
         .max_buf_size(HEAD)
         .max_headers(HEADERS)
-        .keep_alive(false)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades()
         .await?;

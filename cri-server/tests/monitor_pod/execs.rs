@@ -46,10 +46,10 @@ fn a_killed_exec_takes_its_session_along() {
         let (out, err) = (ground.path("out"), ground.path("err"));
         let exec = ground.exec(&plan, "x", &["/bin/sh", "-c", script], to_files(&out, &err));
         monitor.exec(exec).await.unwrap();
-        until("the command to be up", || plan.processes() >= 6).await;
+        until("the command to be up", || plan.processes().len() >= 6).await;
         monitor.signal(Target::Exec("x".into()), libc::SIGKILL).await.unwrap();
         assert_eq!(exec_exit_of(&mut events, "x").await, 137);
-        until("all of the command to be gone", || plan.processes() == 1).await;
+        until("all of the command to be gone", || plan.processes().len() == 1).await;
         monitor.shutdown().await.unwrap();
     });
 }

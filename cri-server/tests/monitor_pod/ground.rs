@@ -170,6 +170,7 @@ impl Ground {
             cgroup: ContainerCgroup { oom_counter: Some(oom_counter), directories: vec![directory] },
             kill_cgroup: false,
             exit_file: bundle.join("exit.json"),
+            copy_of: None,
             identity: json!({"name": "c"}),
             bundle,
         };
@@ -285,10 +286,11 @@ impl Plan {
         self.log().lines().map(|line| line.split_once(' ').unwrap_or_default().1.to_owned()).collect()
     }
 
-    /// How many processes are in the container's cgroup.
-    pub fn processes(&self) -> usize {
+    /// Process ids in the container's cgroup.
+    pub fn processes(&self) -> Vec<i32> {
         let list = self.spec.cgroup.directories[0].join("cgroup.procs");
-        std::fs::read_to_string(list).unwrap_or_default().lines().count()
+        let pids = std::fs::read_to_string(list).unwrap_or_default();
+        pids.lines().filter_map(|pid| pid.parse().ok()).collect()
     }
 
     /// The exit record on disk.

@@ -64,7 +64,7 @@ impl Pod {
 
     fn call(&mut self, reply: ReplyTo, call: Call, fds: Vec<OwnedFd>) -> Outcome {
         match call {
-            Call::Create(spec) => self.create(reply, *spec),
+            Call::Create(spec) => self.create(reply, *spec, fds),
             Call::Start { id } => self.start(reply, &id),
             Call::Exec(exec) => self.exec(reply, exec, fds),
             Call::Attach(attach) => self.attach(reply, attach, fds),

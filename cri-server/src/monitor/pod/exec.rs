@@ -9,7 +9,7 @@ use super::lifecycle::Claim;
 use super::{Child, Pod};
 use crate::monitor::cgroup;
 use crate::monitor::connection::ReplyTo;
-use crate::monitor::container::{Phase, Process};
+use crate::monitor::container::Phase;
 use crate::monitor::invocation::{ExitStatus, Invocation, InvocationId, Purpose, Request, StandardFds};
 use crate::monitor::protocol::{Answer, Event, ExecEnd, ExecProcess, ExecState, Failure, FailureKind};
 
@@ -61,14 +61,15 @@ impl Pod {
             }
         };
         let container = self.container(&exec.container_id)?;
-        let running = matches!(container.phase, Phase::Alive(Process { started_at_ns: Some(_), .. }));
+        let running = matches!(&container.phase, Phase::Alive(process) if process.start.at().is_some());
         if !running || container.deletion.is_some() {
             let message = format!("container {} is not running", exec.container_id);
             return refuse(FailureKind::FailedPrecondition, message);
         }
-        let runtime = container.spec.runtime.clone();
+        let (runtime, program) = (container.spec.runtime.clone(), container.program.clone());
         let (number, invocation) = self.launcher.launch(Request {
             runtime: &runtime,
+            program: program.as_deref(),
             purpose: Purpose::Exec(exec.exec_id.clone()),
             arguments: vec![
                 OsString::from("exec"),

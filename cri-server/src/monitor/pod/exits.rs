@@ -62,9 +62,9 @@ impl Pod {
 
     fn main_ended(&mut self, id: &str, status: ExitStatus) {
         if let Some(container) = self.containers.get_mut(id)
-            && let Phase::Alive(Process { pid, created_at_ns, started_at_ns, .. }) = container.phase
+            && let Phase::Alive(Process { pid, created_at_ns, start, .. }) = container.phase
         {
-            self.record_exit(id, (pid, created_at_ns, started_at_ns), status);
+            self.record_exit(id, (pid, created_at_ns, start.at()), status);
         }
     }
 

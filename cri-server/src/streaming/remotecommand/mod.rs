@@ -93,24 +93,22 @@ pub async fn over_spdy<T: Target>(
 ) {
     let mut opened = BTreeMap::new();
     let gather = gather(&mut arrivals, command.wiring(), version, &mut opened);
-    let complete = tokio::select! {
-        complete = tokio::time::timeout(patience, gather) => complete.unwrap_or(false),
-        () = handle.table().gone.cancelled() => return,
-    };
+    let gathered = tokio::time::timeout(patience, gather).await;
     // Whatever is opened later is refused.
     drop(arrivals);
-    if complete {
-        run(target, command, version.report, opened, &handle).await;
-    } else {
-        let late = Error::DeadlineExceeded {
-            stage: "waiting for the client to open its streams".into(),
-            seconds: patience.as_secs(),
-        };
-        if let Some(error) = opened.get_mut(&Role::Error) {
-            report(&mut error.writer, version.report.failure(&chain(&late))).await;
+    match gathered {
+        Ok(Gathered::All) => run(target, command, version.report, opened, &handle).await,
+        Ok(Gathered::ClientLeft) => {}
+        Err(_elapsed) => {
+            let stage = "waiting for the client to open its streams".into();
+            let late = Error::DeadlineExceeded { stage, seconds: patience.as_secs() };
+            tracing::warn!(error = %late, "a streaming session is given up");
+            handle.hurry();
+            if let Some(error) = opened.get_mut(&Role::Error) {
+                report(&mut error.writer, version.report.failure(&chain(&late))).await;
+            }
+            drop(opened);
         }
-        tracing::warn!(error = %late, "a streaming session is given up");
-        drop(opened);
     }
     handle.finish().await;
 }
@@ -136,16 +134,22 @@ pub async fn over_websocket<T: Target>(
     handle.finish().await;
 }
 
-/// Takes the streams that are wanted. False when the client goes before all are there.
+/// How the wait for streams ended.
+enum Gathered {
+    All,
+    ClientLeft,
+}
+
+/// Takes the streams that are wanted.
 async fn gather(
     arrivals: &mut mpsc::Receiver<Arrived>,
     wiring: Wiring,
     version: Version,
     opened: &mut BTreeMap<Role, Stream>,
-) -> bool {
+) -> Gathered {
     let wanted = Role::ALL.into_iter().filter(|role| role.is_wanted(wiring, version)).count();
     while opened.len() < wanted {
-        let Some(arrived) = arrivals.recv().await else { return false };
+        let Some(arrived) = arrivals.recv().await else { return Gathered::ClientLeft };
         let role = arrived.headers.get("streamtype").and_then(|name| Role::of(name));
         match role.filter(|role| role.is_wanted(wiring, version) && !opened.contains_key(role)) {
             Some(role) => {
@@ -154,7 +158,7 @@ async fn gather(
             None => arrived.refuse(reset::REFUSED_STREAM).await,
         }
     }
-    true
+    Gathered::All
 }
 
 /// Runs the command and reports its result. All streams have ended towards the client when this returns.
@@ -191,6 +195,7 @@ async fn run<T: Target>(
         said = answer => said.map_or_else(|error| form.failure(&error), |code| form.exit(code)),
         never = watch_sizes(resize, sizes, handle) => match never {},
     };
+    handle.hurry();
     report(&mut error, said).await;
 }
 

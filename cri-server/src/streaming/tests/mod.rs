@@ -27,8 +27,16 @@ const TERMINAL: Wiring = Wiring { tty: true, stdin: true, stdout: true, stderr: 
 
 /// A server and its node.
 fn start() -> (Streaming, Arc<Node>) {
+    start_with(StreamingConfig::default())
+}
+
+/// A server that waits no longer than a second for streams.
+fn start_impatient() -> (Streaming, Arc<Node>) {
+    start_with(StreamingConfig { stream_creation_timeout_s: 1, ..StreamingConfig::default() })
+}
+
+fn start_with(config: StreamingConfig) -> (Streaming, Arc<Node>) {
     let node = Arc::new(Node::default());
-    let config = StreamingConfig { stream_creation_timeout_s: 1, ..StreamingConfig::default() };
     (Streaming::start(&config, node.clone()).unwrap(), node)
 }
 
@@ -75,6 +83,9 @@ async fn dial_spdy(url: &str, offer: &str) -> Spdy {
     let headers = [("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1"), ("X-Stream-Protocol-Version", offer)];
     let (answer, io) = ask(url, "POST", &headers).await;
     assert!(answer[0].starts_with("HTTP/1.1 101"), "{answer:?}");
+    for line in ["connection: Upgrade", "upgrade: SPDY/3.1"] {
+        assert!(answer.iter().any(|found| found == line), "{answer:?}");
+    }
     let chosen = answer.iter().find_map(|line| line.strip_prefix("x-stream-protocol-version: "));
     assert_eq!(chosen, offer.split(", ").next(), "the client's first choice");
     Spdy::new(io)
@@ -91,6 +102,9 @@ async fn dial_websocket(url: &str, protocol: &str) -> WebSocket {
     headers.extend((!protocol.is_empty()).then_some(("Sec-WebSocket-Protocol", protocol)));
     let (answer, io) = ask(url, "GET", &headers).await;
     assert!(answer[0].starts_with("HTTP/1.1 101"), "{answer:?}");
+    for line in ["connection: Upgrade", "upgrade: websocket"] {
+        assert!(answer.iter().any(|found| found == line), "{answer:?}");
+    }
     let chosen = answer.iter().find_map(|line| line.strip_prefix("sec-websocket-protocol: "));
     assert_eq!(chosen.unwrap_or_default(), protocol);
     WebSocket::new(io)
