@@ -211,6 +211,35 @@ async fn volumes_begin_as_the_image_has_them() -> Result<()> {
     case.close()
 }
 
+/// Killed at any instant of a create, the daemon leaves no mount, no half volume and no container behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_create_that_is_cut_off_leaves_no_volume() -> Result<()> {
+    let Some(mut case) = open("a_create_that_is_cut_off_leaves_no_volume").await? else { return Ok(()) };
+    case.cri.pull(VOLUMES).await?;
+    case.accept_present_state()?;
+    let mut config = container("cut", VOLUMES, &SLEEP);
+    config.mounts = vec![image_mount(BUSYBOX, "", "/image"), image_mount(VOLUMES, "data", "/d")];
+    for delay in [0, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128] {
+        let pod = case.cri.pod("cut");
+        let pod_id = case.cri.run_pod(&pod).await?;
+        let (cri, id, asked, of) = (case.cri.clone(), pod_id.clone(), config.clone(), pod.clone());
+        let creating = tokio::spawn(async move { cri.create(&id, &asked, &of).await });
+        tokio::time::sleep(std::time::Duration::from_millis(delay)).await;
+        case.node.kill_daemon()?;
+        // Whatever it was told.
+        let _ended = creating.await?;
+        case.node.start_daemon()?;
+        case.cri = case.node.cri().await?;
+        let again = case.cri.launch(&pod_id, &config, &pod).await;
+        let id = again.with_context(|| format!("killed after {delay} ms"))?;
+        let seen = case.cri.shell(&id, "cat /data/second /d/first; ls /image/bin/sh").await?;
+        ensure!(seen == "from the image\nfrom the image\n/image/bin/sh\n", "{delay}: {seen}");
+        case.cri.end_pod(&pod_id).await?;
+        case.settle().with_context(|| format!("killed after {delay} ms"))?;
+    }
+    case.close()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn mounts_of_the_request_cover_volumes() -> Result<()> {
     let Some(mut case) = open("mounts_of_the_request_cover_volumes").await? else { return Ok(()) };

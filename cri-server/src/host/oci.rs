@@ -41,7 +41,7 @@ pub fn version(program: &Path) -> Option<String> {
 
 /// Whether the program says that it is crun.
 pub fn is_crun(program: &Path) -> bool {
-    ask(program, "--version").is_some_and(|version| version.starts_with("crun version "))
+    version(program).is_some_and(|version| version.starts_with("crun version "))
 }
 
 #[allow(clippy::disallowed_methods, reason = "host/ starts programs")]

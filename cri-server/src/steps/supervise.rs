@@ -79,6 +79,7 @@ fn started(daemon: &Daemon, id: &str, started_at: i64) {
         let container = container.id.short();
         tracing::error!(container, error = chain(&error), "the start cannot be recorded");
     }
+    announce::container(daemon, &container);
 }
 
 /// Takes over an end that the monitor has recorded.

@@ -98,10 +98,10 @@ pub struct Container {
     pub kill_at: watch::Sender<Option<Instant>>,
     /// Processor time when it was last asked for.
     pub sample: Mutex<Option<Sample>>,
-    /// How far listeners have heard of it; an old one is known as its record says.
-    pub announced: Mutex<Stage>,
     /// Set when nothing of this boot is left of it but its records.
     pub released: OnceLock<()>,
+    /// How far listeners have heard of it; an old one is known as its record says.
+    pub announced: Mutex<Stage>,
     /// Keeps the image's layers while the container lives.
     layers: Mutex<Option<Lease>>,
     record: RwLock<Arc<ContainerRecord>>,
@@ -122,8 +122,8 @@ impl Container {
             operation: tokio::sync::Mutex::default(),
             kill_at: watch::Sender::new(None),
             sample: Mutex::default(),
-            announced: Mutex::new(Stage::of_container(&record.state)),
             released: OnceLock::new(),
+            announced: Mutex::new(Stage::of_container(&record.state)),
             layers: Mutex::default(),
             record: RwLock::new(Arc::new(record)),
             write: Mutex::default(),

@@ -80,10 +80,10 @@ pub struct Sandbox {
     pub abort: CancellationToken,
     /// Processor time when it was last asked for.
     pub sample: Mutex<Option<Sample>>,
-    /// How far listeners have heard of it; an old one is known as its record says.
-    pub announced: Mutex<Stage>,
     /// Set when nothing of this boot is left of it but its records.
     pub released: OnceLock<()>,
+    /// How far listeners have heard of it; an old one is known as its record says.
+    pub announced: Mutex<Stage>,
     /// The monitor, while there is one.
     pub monitor: RwLock<Option<Monitor>>,
     state: watch::Sender<SandboxState>,

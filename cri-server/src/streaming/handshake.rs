@@ -1,6 +1,10 @@
 //! From an HTTP request to a session: the token, the protocol that both sides speak, and the answer.
 //!
 //! Pure; it must not know sockets.
+#![expect(
+    clippy::result_large_err,
+    reason = "a refusal is an answer like the others, made once a connection"
+)]
 
 use bytes::Bytes;
 use http_body_util::Full;

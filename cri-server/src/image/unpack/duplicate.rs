@@ -125,7 +125,7 @@ mod tests {
         std::fs::write(from.join("sub/one"), "content").unwrap();
         std::fs::hard_link(from.join("sub/one"), from.join("two")).unwrap();
         symlink("/etc/passwd", from.join("link")).unwrap();
-        rustix::fs::mknodat(&open(&from), "fifo", FileType::Fifo, Mode::from_raw_mode(0o620), 0).unwrap();
+        rustix::fs::mknodat(open(&from), "fifo", FileType::Fifo, Mode::from_raw_mode(0o620), 0).unwrap();
         std::fs::set_permissions(from.join("sub/one"), PermissionsExt::from_mode(0o4751)).unwrap();
         std::fs::set_permissions(from.join("sub"), PermissionsExt::from_mode(0o1711)).unwrap();
         std::fs::set_permissions(&from, PermissionsExt::from_mode(0o750)).unwrap();
@@ -141,7 +141,7 @@ mod tests {
             let facts = |m: &std::fs::Metadata| (m.mode(), m.uid(), m.gid(), m.mtime(), m.mtime_nsec());
             assert_eq!(facts(&a), facts(&b), "{name}");
             assert_ne!(a.ino(), b.ino(), "{name}");
-            assert_eq!(a.is_dir() || a.len() == b.len(), true, "{name}");
+            assert!(a.is_dir() || a.len() == b.len(), "{name}");
         }
         assert_eq!(std::fs::read(to.join("two")).unwrap(), b"content");
         assert_eq!(stat(&to.join("two")).ino(), stat(&to.join("sub/one")).ino());

@@ -90,10 +90,15 @@ impl Handle {
         let _ended = self.queue.send(outgoing).await;
     }
 
+    /// From now on the client has a limited time to take what is left.
+    pub fn hurry(&self) {
+        self.table.over.cancel();
+    }
+
     /// Says that the session is over, and waits until the client has left.
     pub async fn finish(&self) {
+        self.hurry();
         self.say(Outgoing::Over).await;
-        self.table.over.cancel();
         self.table.gone.cancelled().await;
     }
 

@@ -40,7 +40,7 @@ pub struct Table {
     pub marked: Notify,
     /// The client is gone.
     pub gone: CancellationToken,
-    /// The session is over; the client has some time to take what is on its way.
+    /// The session ends; the client has some time to take what is on its way.
     pub over: CancellationToken,
 }
 

@@ -103,6 +103,7 @@ pub async fn over_spdy<T: Target>(
             let stage = "waiting for the client to open its streams".into();
             let late = Error::DeadlineExceeded { stage, seconds: patience.as_secs() };
             tracing::warn!(error = %late, "a streaming session is given up");
+            handle.hurry();
             if let Some(error) = opened.get_mut(&Role::Error) {
                 report(&mut error.writer, version.report.failure(&chain(&late))).await;
             }
@@ -194,6 +195,7 @@ async fn run<T: Target>(
         said = answer => said.map_or_else(|error| form.failure(&error), |code| form.exit(code)),
         never = watch_sizes(resize, sizes, handle) => match never {},
     };
+    handle.hurry();
     report(&mut error, said).await;
 }
 

@@ -133,6 +133,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
                 let mut payload = vec![0; length];
                 read.read_exact(&mut payload).await.unwrap();
                 match Head::parse(head) {
+                    Head::Control { kind: 3, .. } => panic!("a stream was reset"),
                     Head::Content { id, last, .. } if id == from => {
                         received.extend(payload);
                         if last {

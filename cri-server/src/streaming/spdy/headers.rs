@@ -13,6 +13,9 @@ const BLOCK_LIMIT: usize = 16 << 10;
 /// Most headers of a block.
 const COUNT_LIMIT: u32 = 64;
 
+/// Window of the compressor: enough for the dictionary, small because every connection has one.
+const WINDOW_BITS: u8 = 11;
+
 /// Reads the blocks of one direction, each in turn: after an error the state is lost.
 pub struct Inflater(Decompress);
 
@@ -66,7 +69,7 @@ impl Inflater {
 impl Deflater {
     /// A fresh direction.
     pub fn new() -> Self {
-        let mut compress = Compress::new(Compression::fast(), true);
+        let mut compress = Compress::new_with_window_bits(Compression::fast(), true, WINDOW_BITS);
         compress.set_dictionary(&dictionary()).expect("a fresh compressor takes a dictionary");
         Self(compress)
     }

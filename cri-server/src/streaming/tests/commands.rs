@@ -110,7 +110,7 @@ async fn streams_that_are_not_wanted_are_refused() {
 
 #[tokio::test]
 async fn a_client_that_opens_too_few_streams_is_told() {
-    let (server, _node) = start();
+    let (server, _node) = start_impatient();
     let mut client = dial_spdy(&server.url_for(exec("cat", ALL)).unwrap(), VERSIONS[0]).await;
     let ids = open(&mut client, &["error"]).await;
     let texts = client.drain(&ids).await;

@@ -162,8 +162,6 @@ fn honest() -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
     #[test]
     fn no_conversation_breaks_the_connection(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),

@@ -51,7 +51,7 @@ async fn a_pair_that_fails_is_reset() {
 
 #[tokio::test]
 async fn bad_halves_are_refused_alone() {
-    let (server, _node) = start();
+    let (server, _node) = start_impatient();
     let mut client = dial_spdy(&server.url_for(forward(&[])).unwrap(), "portforward.k8s.io").await;
     let check = async |client: &mut Spdy, headers: &[(&str, &str)], status: Option<u32>| {
         let id = client.open(headers).await;

@@ -27,8 +27,16 @@ const TERMINAL: Wiring = Wiring { tty: true, stdin: true, stdout: true, stderr: 
 
 /// A server and its node.
 fn start() -> (Streaming, Arc<Node>) {
+    start_with(StreamingConfig::default())
+}
+
+/// A server that waits no longer than a second for streams.
+fn start_impatient() -> (Streaming, Arc<Node>) {
+    start_with(StreamingConfig { stream_creation_timeout_s: 1, ..StreamingConfig::default() })
+}
+
+fn start_with(config: StreamingConfig) -> (Streaming, Arc<Node>) {
     let node = Arc::new(Node::default());
-    let config = StreamingConfig { stream_creation_timeout_s: 1, ..StreamingConfig::default() };
     (Streaming::start(&config, node.clone()).unwrap(), node)
 }
 

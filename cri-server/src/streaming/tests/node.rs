@@ -22,7 +22,7 @@ pub struct Node {
 }
 
 /// What `yes` writes at once.
-const LINE: [u8; 64 << 10] = [b'y'; 64 << 10];
+static LINE: [u8; 64 << 10] = [b'y'; 64 << 10];
 
 impl Target for Node {
     async fn exec(&self, session: Exec, mut streams: Streams) -> Result<i32, Error> {
