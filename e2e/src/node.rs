@@ -5,6 +5,7 @@
 //! unmounts and removes its directory.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -115,7 +116,11 @@ impl Node {
 
     /// Makes the namespaces and the registry, and starts no daemon.
     pub fn bare(setup: Setup) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("b-").rand_bytes(5).tempdir_in("/tmp")?.keep();
+        // As on a real node: users of pods pass through.
+        let passable = std::fs::Permissions::from_mode(0o711);
+        let dir =
+            tempfile::Builder::new().prefix("b-").rand_bytes(5).permissions(passable).tempdir_in("/tmp")?;
+        let dir = dir.keep();
         let dirs = Dirs(dir);
         let program = Program::new(paths::node_program()?).arg("hold").arg(dirs.top());
         let mut holder = program.start_piped()?;

@@ -57,6 +57,9 @@ impl Stage {
             ensure!(left.is_empty(), "{left:?}");
             Ok(())
         })?;
+        let complaints = self.kubelet.complaints();
+        let missed = complaints.iter().filter(|line| line.contains("Unimplemented"));
+        ensure!(missed.count() == 0, "the kubelet misses a call: {complaints:?}");
         drop(self.kubelet);
         self.case.close()
     }

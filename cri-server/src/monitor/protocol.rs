@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::record::ExitRecord;
 use crate::host::program::FileIdentity;
 use crate::model::id::{ContainerId, PodId};
+use crate::model::id_range::IdRange;
 
 /// Version of this protocol, first thing said in both directions.
 pub const VERSION: u32 = 1;
@@ -101,9 +102,11 @@ pub struct PodSetup {
     pub pod_id: PodId,
     /// The pod's state directory; exists and belongs to root alone.
     pub dir: PathBuf,
-    /// Namespaces to make, all in one clone. The kernel makes a user namespace first, so one added here later
-    /// owns the others.
+    /// Namespaces to make, all in one clone. The kernel makes a user namespace first, so it owns the others.
     pub namespaces: Vec<NewNamespace>,
+    /// Ids of a new user namespace; there if and only if one is made.
+    #[serde(default)]
+    pub ids: Option<IdRange>,
     /// Host name; needs a new UTS namespace.
     #[serde(default)]
     pub hostname: Option<String>,
@@ -133,6 +136,8 @@ pub enum NamespaceKind {
     Uts,
     /// Processes; brings the pod's init with it.
     Pid,
+    /// Users and groups.
+    User,
 }
 
 /// The OCI runtime that serves a container.
@@ -162,6 +167,9 @@ pub struct CreateContainer {
     /// Whether stdin stays open for an attach; `/dev/null` otherwise.
     #[serde(default)]
     pub stdin: bool,
+    /// User and group that own its pipes, so that it may open them again as `/dev/stdout`; absent = root.
+    #[serde(default)]
+    pub stdio_owner: Option<u32>,
     /// Whether stdin belongs to the first attach that wants it: it ends with that.
     #[serde(default)]
     pub stdin_once: bool,
