@@ -134,10 +134,16 @@ async fn a_mapped_volume_has_the_same_owners_on_both_sides() -> Result<()> {
     let mut read_only = mount(&volume, "/read");
     read_only.readonly = true;
     config.mounts.push(read_only);
+    config.mounts.push(api::Mount {
+        image: Some(api::ImageSpec { image: BUSYBOX.to_owned(), ..Default::default() }),
+        readonly: true,
+        ..mount(Path::new(""), "/image")
+    });
     let id = cri.launch(&pod_id, &config, &pod).await?;
-    let owners =
-        cri.shell(&id, "stat -c %u /data /data/root /data/user /file /read/root /plain/root").await?;
-    ensure!(owners == "0\n0\n1000\n1000\n0\n65534\n", "{owners:?}");
+    let owners = cri
+        .shell(&id, "stat -c %u /data /data/root /data/user /file /read/root /plain/root /image/bin")
+        .await?;
+    ensure!(owners == "0\n0\n1000\n1000\n0\n65534\n0\n", "{owners:?}");
     cri.shell(&id, "echo new > /data/new; touch /data/theirs; chown 7:8 /data/theirs; rm /data/root").await?;
     ensure!(cri.shell(&id, "echo no > /read/no 2>/dev/null || echo refused").await? == "refused\n");
     ensure!(cri.shell(&id, "echo no > /plain/no 2>/dev/null || echo refused").await? == "refused\n");

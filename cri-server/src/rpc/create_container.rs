@@ -233,7 +233,7 @@ impl Bundle {
             std::fs::create_dir_all(parent).map_err(Error::host(format!("make {}", parent.display())))?;
         }
         let spec = self.specification(&record, &rootfs, &user)?;
-        volumes::fill(&self.daemon, &record, &rootfs, &self.sandbox.abort)?;
+        volumes::fill(&self.daemon, &record, &self.sandbox, &rootfs)?;
         let path = self.daemon.paths.bundle(&self.container.id).join("config.json");
         let json = serde_json::to_vec(&spec).map_err(|error| Error::Internal(error.to_string()))?;
         write_atomic(&path, &json, 0o600, Durability::Cached)

@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use proto::cri::{self, ContainerConfig};
 use rustix::fs::{FileType, OFlags};
-use tokio_util::sync::CancellationToken;
 
 use super::cri_config::{invalid, missing};
 use super::pod_files::make_directory;
@@ -22,8 +21,9 @@ use crate::image::overlay::{Overlay, Owners};
 use crate::image::unpack::Limits;
 use crate::image::unpack::duplicate::{Allowance, duplicate};
 use crate::image::{Image, Lease};
-use crate::spec::{ImageVolume, MountSource, SourcePropagation};
+use crate::spec::{ImageVolume, MountSource, SourcePropagation, user_namespace};
 use crate::store::container::{ContainerRecord, MountedImage};
+use crate::store::sandbox::Sandbox;
 
 /// The images that a container stands on.
 pub struct Images {
@@ -136,16 +136,18 @@ pub fn anonymous(daemon: &Daemon, record: &ContainerRecord) -> Vec<ImageVolume> 
 }
 
 /// Makes the container's anonymous volumes: each with what its root has at that place, owners, modes and attributes
-/// included; an empty directory where that is nothing. Gives up when `abort` is cancelled. Blocks.
+/// included; an empty directory of the pod's root where that is nothing. Gives up when the sandbox is stopped. Blocks.
 pub fn fill(
     daemon: &Daemon,
     record: &ContainerRecord,
+    sandbox: &Sandbox,
     rootfs: &Path,
-    abort: &CancellationToken,
 ) -> Result<(), Error> {
     if record.volumes.is_empty() {
         return Ok(());
     }
+    let abort = &sandbox.abort;
+    let owner = user_namespace::ids(&sandbox.fixed.config)?.map_or(0, |ids| ids.first);
     let root = fs::open_root(rootfs).map_err(Error::host(format!("open {}", rootfs.display())))?;
     let parent = daemon.paths.volumes(&record.id);
     make_directory(&parent, 0o711).map_err(Error::host(format!("make {}", parent.display())))?;
@@ -155,7 +157,9 @@ pub fn fill(
     let mut allowance = Allowance { bytes: limits.bytes, entries: limits.entries, cancelled: &cancelled };
     for (index, place) in record.volumes.iter().enumerate() {
         let target = daemon.paths.volume(&record.id, index);
-        make_directory(&target, 0o755).map_err(Error::host(format!("make {}", target.display())))?;
+        make_directory(&target, 0o755)
+            .and_then(|()| std::os::unix::fs::lchown(&target, Some(owner), Some(owner)))
+            .map_err(Error::host(format!("make {}", target.display())))?;
         let filled = fill_one(&root, place, &target, &mut allowance);
         filled.map_err(|error| match error.kind() {
             _any if abort.is_cancelled() => Error::Aborted(format!("filling volume {}", place.display())),
