@@ -34,7 +34,6 @@ pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<Stat
             supplemental_groups_policy: true,
             mount_options: true,
             user_namespaces_host_network: user_namespaces == Availability::Present,
-            ..Default::default()
         }),
     })
 }
