@@ -52,13 +52,6 @@ pub enum Part {
     Last,
 }
 
-impl From<bool> for Part {
-    /// What a protocol's flag for the last part says.
-    fn from(last: bool) -> Self {
-        if last { Self::Last } else { Self::Middle }
-    }
-}
-
 /// How a protocol writes.
 pub trait Encode {
     /// Appends what says `outgoing`.

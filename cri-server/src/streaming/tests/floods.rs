@@ -147,9 +147,10 @@ async fn survive(bytes: Vec<u8>) {
 fn honest() -> Vec<u8> {
     let mut deflater = Deflater::new();
     let mut buffer = BytesMut::new();
-    for (id, half) in [(1, "error"), (3, "data"), (5, "error"), (7, "data")] {
+    let [error, data] = [("error", Part::Last), ("data", Part::Middle)];
+    for (id, (half, part)) in [(1, error), (3, data), (5, error), (7, data)] {
         let block = deflater.block(&[("streamtype", half), ("port", "80"), ("requestid", "1")]);
-        Control::SynStream { id, part: Part::from(half == "error"), block }.put(&mut buffer);
+        Control::SynStream { id, part, block }.put(&mut buffer);
     }
     buffer.put_slice(b"\0\0\0\x03\x01\0\0\x05hello");
     Control::Ping(1).put(&mut buffer);

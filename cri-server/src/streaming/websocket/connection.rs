@@ -128,7 +128,8 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
             apply_mask(mask, offset, &mut piece);
             offset += piece.len() as u64;
             self.limits.touch();
-            let part = Part::from(head.last && offset == head.length);
+            let ends = head.last && offset == head.length;
+            let part = if ends { Part::Last } else { Part::Middle };
             self.piece(&mut message, piece, part).await?;
         }
         if !head.last {
