@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::PipeReader;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,12 +12,15 @@ use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
+use crate::wait;
+
 /// A program with its arguments and environment, not yet started.
 #[derive(Clone, Debug)]
 pub struct Program {
     path: PathBuf,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    dir: Option<PathBuf>,
     deadline: Duration,
 }
 
@@ -34,7 +38,8 @@ pub struct Ended {
 impl Program {
     /// A program by path, or by name through PATH.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), args: Vec::new(), env: Vec::new(), deadline: Duration::from_secs(60) }
+        let deadline = Duration::from_secs(60);
+        Self { path: path.into(), args: Vec::new(), env: Vec::new(), dir: None, deadline }
     }
 
     /// Adds one argument.
@@ -55,6 +60,13 @@ impl Program {
     #[must_use]
     pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
         self.env.push((key.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Gives the program another working directory than the caller's.
+    #[must_use]
+    pub fn dir(mut self, dir: &Path) -> Self {
+        self.dir = Some(dir.to_owned());
         self
     }
 
@@ -105,6 +117,13 @@ impl Program {
         self.spawn(Stdio::piped(), Stdio::piped(), Stdio::inherit())
     }
 
+    /// Starts with both outputs in one pipe.
+    pub fn start_joined(&self) -> Result<(Running, PipeReader)> {
+        let (reader, writer) = std::io::pipe()?;
+        let running = self.spawn(Stdio::null(), writer.try_clone()?.into(), writer.into())?;
+        Ok((running, reader))
+    }
+
     /// Becomes the program. Returns only the reason why that failed.
     #[must_use]
     pub fn replace(&self) -> std::io::Error {
@@ -122,6 +141,9 @@ impl Program {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.args(&self.args).envs(self.env.iter().map(|(k, v)| (k, v)));
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
         command
     }
 }
@@ -162,6 +184,7 @@ impl Running {
 
     /// Waits for the end; past the deadline the program is killed and that is an error.
     pub fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let deadline = wait::scaled(deadline);
         let end = Instant::now() + deadline;
         let pidfd = pidfd_open(self.pid(), PidfdFlags::empty()).context("watch the child")?;
         loop {
