@@ -18,7 +18,7 @@ help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: ## install what tests, demo and benchmarks run (Debian packages, crictl, critest, youki)
+setup: ## install what tests, demo and benchmarks run (Debian packages, crictl, critest, runc, youki)
 	@e2e/scripts/setup.sh
 
 .PHONY: packages

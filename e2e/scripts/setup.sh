@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest and youki.
+# Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest, runc and youki.
 # Safe to repeat: what is there already costs only a look. Needs root for the packages.
 #   setup.sh [packages]    with `packages`, what the demo needs: no peers are built
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 bin_dir=$PWD/.cache/bin
+runc_version=v1.4.3
 youki_version=0.7.0
 youki_features=seccomp,v1,v2
 packages=(
@@ -58,6 +59,18 @@ build_go_tools() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
+# Debian's is too old for user namespaces with mounts that were mapped for it.
+build_runc() {
+  local stamp=$bin_dir/.runc
+  if [ -x "$bin_dir/runc" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$runc_version" ]; then
+    step "runc $runc_version: present"
+    return
+  fi
+  step "runc $runc_version: building (about a minute)"
+  GOBIN=$bin_dir go install -trimpath -ldflags "-s -w" -tags seccomp "github.com/opencontainers/runc@$runc_version"
+  printf '%s\n' "$runc_version" >"$stamp"
+}
+
 # Its default features know no cgroup v1.
 build_youki() {
   local stamp=$bin_dir/.youki wanted="$youki_version $youki_features"
@@ -78,6 +91,7 @@ case ${1:-all} in
 all)
   install_packages
   build_go_tools
+  build_runc
   build_youki
   ;;
 packages) install_packages ;;
