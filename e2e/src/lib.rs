@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod case;
+pub mod cgroups;
 pub mod cri;
 pub mod critest;
 pub mod daemon;

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::exec::Program;
 use crate::paths;
 
-/// Packages whose tests run in the guest.
-const PACKAGES: [&str; 3] = ["cri-server", "cni-bridge", "e2e"];
+/// The selections of packages that `make test` builds too: another one would build all libraries anew.
+const SELECTIONS: [&[&str]; 2] = [&["--workspace", "--exclude", "e2e"], &["-p", "e2e"]];
 
 /// Programs by target name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,11 +26,14 @@ impl Built {
     /// Has cargo build everything, which is quick when it is there.
     pub fn by_cargo() -> Result<Self> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut program = Program::new(cargo).args(["test", "--no-run", "--quiet", "--message-format=json"]);
-        for package in PACKAGES {
-            program = program.args(["-p", package]);
+        let mut said = String::new();
+        for selection in SELECTIONS {
+            let program = Program::new(&cargo).args(["test", "--no-run", "--quiet"]).args(selection);
+            let program = program.arg("--message-format=json-render-diagnostics").dir(&paths::workspace());
+            let ended = program.deadline(Duration::from_secs(3600)).run()?;
+            ensure!(ended.status.success(), "cargo cannot build the tests:\n{}", ended.stderr);
+            said += &ended.stdout;
         }
-        let said = program.dir(&paths::workspace()).deadline(Duration::from_secs(3600)).ok()?;
         Ok(Self::parse(&said))
     }
 

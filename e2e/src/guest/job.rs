@@ -17,7 +17,7 @@ pub struct Job {
     pub places: Vec<PathBuf>,
     /// Environment of all steps.
     pub env: BTreeMap<String, String>,
-    /// One after another; a failed one does not hold up the next, one past its deadline ends the job.
+    /// One after another; one that fails or passes its deadline does not hold up the next.
     pub steps: Vec<Step>,
 }
 

@@ -48,7 +48,9 @@ impl<'a> Machine<'a> {
                 Err(RecvTimeoutError::Timeout) => {
                     bail!("the guest was not done within {deadline:?}\n{}", self.console_tail())
                 }
-                Err(RecvTimeoutError::Disconnected) => bail!("the guest ended early\n{}", self.console_tail()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("the guest ended early\n{}", self.console_tail())
+                }
             }
         }
         // It powers off by itself; when it does not, dropping it ends it.
@@ -79,7 +81,12 @@ fn emulator(root: &Root, job: &Path, console: &Path, size: Size) -> Program {
         .args(["-serial", &format!("file:{}", console.display()), "-serial", "stdio"])
         .args(["-drive", &disk(&root.image, "root"), "-drive", &disk(job, "job")])
         .args(["-device", "nvme,id=disks,serial=berth"])
-        .args(["-device", "nvme-ns,bus=disks,nsid=1,drive=root", "-device", "nvme-ns,bus=disks,nsid=2,drive=job"])
+        .args([
+            "-device",
+            "nvme-ns,bus=disks,nsid=1,drive=root",
+            "-device",
+            "nvme-ns,bus=disks,nsid=2,drive=job",
+        ])
         .env("TMPDIR", console.parent().unwrap_or(Path::new("/tmp")))
 }
 

@@ -13,7 +13,7 @@ use super::job::{Event, Job, Step};
 use super::machine::{Machine, Size};
 use super::{root, stage};
 use crate::image::set;
-use crate::{daemon, paths};
+use crate::paths;
 
 /// What can be chosen.
 #[derive(Clone, Debug, Parser)]
@@ -48,8 +48,9 @@ struct Planned {
 }
 
 /// Steps in order: what fails early says most.
-const PLAN: [Planned; 7] = [
-    planned("cgroups", "cri_server", &["host::", "spec::"], "crun", 300),
+const PLAN: [Planned; 8] = [
+    planned("harness", "harness", &[], "crun", 120),
+    planned("cgroups", "cri_server", &["host::cgroup", "spec::ring1"], "crun", 300),
     planned("monitor", "monitor_pod", &[], "crun", 300),
     planned("runtime-crun", "runtime", &[], "crun", 300),
     planned("namespaces-crun", "namespaces", &[], "crun", 300),
@@ -156,12 +157,11 @@ fn stage(built: &Built, job: Job, scratch: &Path, image: &Path) -> Result<()> {
     for name in ["cri-server", "cri-monitor", "cni-bridge"] {
         stage.add(&paths::binary(name)?)?;
     }
-    let peers = ["crictl", "critest"].iter().map(|name| paths::peer(name));
-    let youki = daemon::handlers_present().into_iter().filter(|(name, _)| *name == "youki");
-    peers.chain(youki.map(|(_, path)| Ok(path))).try_for_each(|path| stage.add(&path?))?;
+    let peers = paths::cache().join("bin");
     for path in ["e2e/critest", "cri-server/tests/golden", "deploy"].map(|path| workspace.join(path)) {
         stage.add(&path)?;
     }
+    stage.add(&peers)?;
     stage.add(&set::store()?)?;
     stage.pack(job, built.binary("vminit")?, image)
 }
