@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
+use tempfile::TempDir;
 
 use super::SLOWNESS;
 use super::build::Built;
@@ -49,14 +50,14 @@ struct Planned {
 
 /// Steps in order: what fails early says most.
 const PLAN: [Planned; 8] = [
-    planned("harness", "harness", &[], "crun", 120),
-    planned("cgroups", "cri_server", &["host::cgroup", "spec::ring1"], "crun", 300),
-    planned("monitor", "monitor_pod", &[], "crun", 300),
-    planned("runtime-crun", "runtime", &[], "crun", 300),
-    planned("namespaces-crun", "namespaces", &[], "crun", 300),
-    planned("restart-crun", "restart", &[], "crun", 400),
-    planned("critest-crun", "critest", &["crun"], "crun", 900),
-    planned("critest-runc", "critest", &["runc"], "runc", 900),
+    planned("harness", "harness", &[], "crun", 900),
+    planned("cgroups", "cri_server", &["host::cgroup", "spec::ring1"], "crun", 900),
+    planned("monitor", "monitor_pod", &[], "crun", 900),
+    planned("runtime-crun", "runtime", &[], "crun", 900),
+    planned("namespaces-crun", "namespaces", &[], "crun", 900),
+    planned("restart-crun", "restart", &[], "crun", 900),
+    planned("critest-crun", "critest", &["crun"], "crun", 1800),
+    planned("critest-runc", "critest", &["runc"], "runc", 1800),
 ];
 
 const fn planned(
@@ -81,11 +82,11 @@ pub fn run(options: &Options) -> Result<()> {
     ensure!(!steps.is_empty(), "no step is called {:?}", options.steps);
     let deadline = Duration::from_secs(60 + steps.iter().map(|step| step.deadline_s + 30).sum::<u64>());
     let system = root::system()?;
-    let scratch = tempfile::tempdir_in(paths::cache().join("guest"))?;
+    let scratch = scratch(&paths::cache().join("guest"))?;
     let job = scratch.path().join("job.img");
     stage(&built, options.job(steps)?, scratch.path(), &job)?;
     eprintln!("guest: built and staged in {:.0?}", began.elapsed());
-    let console = paths::cache().join("guest/console.log");
+    let console = scratch.path().join("console.log");
     let booted = Instant::now();
     let size = Size { processors: options.processors, memory_mib: options.memory };
     let mut verdict = Verdict::default();
@@ -164,6 +165,20 @@ fn stage(built: &Built, job: Job, scratch: &Path, image: &Path) -> Result<()> {
     stage.add(&peers)?;
     stage.add(&set::store()?)?;
     stage.pack(job, built.binary("vminit")?, image)
+}
+
+/// A directory that goes with this run. One that a killed run has left goes now: it is large.
+fn scratch(cache: &Path) -> Result<TempDir> {
+    const PREFIX: &str = "run-";
+    for entry in std::fs::read_dir(cache)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(tempfile::Builder::new().prefix(&format!("{PREFIX}{}-", std::process::id())).tempdir_in(cache)?)
 }
 
 /// What the steps came to.

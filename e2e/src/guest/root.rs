@@ -46,6 +46,8 @@ const PACKAGES: [&str; 29] = [
 ];
 /// Room for what the tests write; the image is sparse.
 const SIZE: &str = "8G";
+/// Authorities that a client of registries wants to see, made by a package's script elsewhere.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Time for downloads on a slow line.
 const PATIENCE: Duration = Duration::from_secs(900);
 
@@ -96,6 +98,8 @@ fn make(root: &Path, made: &Path) -> Result<()> {
     }
     std::fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n")?;
     std::fs::write(root.join("etc/resolv.conf"), "nameserver 127.0.0.1\n")?;
+    std::fs::create_dir_all(root.join("etc/ssl/certs"))?;
+    std::fs::copy(CERTIFICATES, root.join(&CERTIFICATES[1..]))?;
     std::fs::create_dir(root.join("job"))?;
     for (name, target) in [("iptables", "xtables-nft-multi"), ("ip6tables", "xtables-nft-multi")] {
         std::os::unix::fs::symlink(target, root.join("usr/sbin").join(name))?;
