@@ -18,7 +18,7 @@ help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: ## install what tests, demo and benchmarks run (Debian packages, crictl, critest, runc, youki)
+setup: ## install what tests, demo and benchmarks run (Debian packages, crictl, critest, kubelet, runc, youki, cargo-deny)
 	@e2e/scripts/setup.sh
 
 .PHONY: packages
@@ -48,10 +48,10 @@ test-unit: setup ## unit, property, golden and kernel tests, and the style of th
 
 .PHONY: test-e2e
 test-e2e: setup build ## the real binaries with real peers; leak diff after every case
-	$(e2e) --test harness --test image_cli --test crash $(one_by_one)
+	$(e2e) --test harness --test image_cli --test crash --test kubelet $(one_by_one)
 	for handler in crun runc youki; do \
 	  E2E_HANDLER=$$handler $(e2e) --test runtime --test namespaces --test bad_input --test crictl --test restart \
-	    $(one_by_one); \
+	    --test streaming --test resources --test events --test volumes --test mounts $(one_by_one); \
 	done
 	$(e2e) --test critest $(one_by_one) --nocapture
 
@@ -79,5 +79,5 @@ bench-quick: packages build ## the short form of bench
 lint: ## formatting, clippy, licences
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny --log-level error check licenses bans sources; \
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked --log-level error check licenses bans sources; \
 	else echo "lint: cargo-deny is not installed, licences are not checked"; fi

@@ -2,6 +2,7 @@
 //! before a socket is bound. `deploy/config/cri-server.toml` is the commented default.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -66,6 +67,8 @@ pub struct Config {
     pub cni: CniConfig,
     /// Images.
     pub image: ImageConfig,
+    /// Exec, attach and port-forward.
+    pub streaming: StreamingConfig,
 }
 
 /// Form of the daemon's own log.
@@ -152,6 +155,24 @@ pub struct RegistryConfig {
     pub plain_http: bool,
 }
 
+/// `[streaming]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamingConfig {
+    /// Where the server for exec, attach and port-forward listens. The kubelet must reach it.
+    pub address: IpAddr,
+    /// Its port; 0 is any free one.
+    pub port: u16,
+    /// Certificate chain, PEM; read again when it changes. With it the server speaks TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// Its key, PEM.
+    pub tls_key: Option<PathBuf>,
+    /// A session on which nothing is said for this long is closed, in seconds.
+    pub idle_timeout_s: u64,
+    /// A client that has not opened its streams after this time is given up, in seconds.
+    pub stream_creation_timeout_s: u64,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -167,6 +188,7 @@ impl Default for Config {
             runtime: RuntimeConfig::default(),
             cni: CniConfig::default(),
             image: ImageConfig::default(),
+            streaming: StreamingConfig::default(),
         }
     }
 }
@@ -198,6 +220,19 @@ impl Default for CniConfig {
 impl Default for ImageConfig {
     fn default() -> Self {
         Self { concurrent_downloads: 6, no_progress_s: 60, registry: Vec::new() }
+    }
+}
+
+impl Default for StreamingConfig {
+    fn default() -> Self {
+        Self {
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 0,
+            tls_cert: None,
+            tls_key: None,
+            idle_timeout_s: 4 * 60 * 60,
+            stream_creation_timeout_s: 30,
+        }
     }
 }
 
@@ -242,10 +277,18 @@ impl Config {
                 format!("no handler named {handler:?} is configured"),
             ));
         }
+        if self.streaming.tls_cert.is_some() != self.streaming.tls_key.is_some() {
+            return Err((
+                "streaming.tls_cert".into(),
+                "expected `tls_cert` and `tls_key`, or neither".into(),
+            ));
+        }
         let positive = [
             ("cni.deadline_s", self.cni.deadline_s),
             ("image.concurrent_downloads", self.image.concurrent_downloads as u64),
             ("image.no_progress_s", self.image.no_progress_s),
+            ("streaming.idle_timeout_s", self.streaming.idle_timeout_s),
+            ("streaming.stream_creation_timeout_s", self.streaming.stream_creation_timeout_s),
         ];
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((key, _)) => Err((key.to_string(), "expected a number above 0".into())),
@@ -264,6 +307,8 @@ impl Config {
             ("cni.cache_dir".into(), &self.cni.cache_dir),
         ];
         paths.extend(self.cni.bin_dirs.iter().map(|path| ("cni.bin_dirs".into(), path)));
+        paths.extend(self.streaming.tls_cert.iter().map(|path| ("streaming.tls_cert".into(), path)));
+        paths.extend(self.streaming.tls_key.iter().map(|path| ("streaming.tls_key".into(), path)));
         for (name, handler) in &self.runtime.handlers {
             paths.push((format!("runtime.handlers.{name}.path"), &handler.path));
             paths.extend(handler.root.iter().map(|path| (format!("runtime.handlers.{name}.root"), path)));
@@ -291,6 +336,9 @@ mod tests {
         check("[cgroup]\ndriver = \"systemd\"", &["cgroup.driver", "cgroupfs"]);
         check("[runtime]\ndefault_handler = \"kata\"", &["runtime.default_handler", "kata"]);
         check("[cni]\ndeadline_s = 0", &["cni.deadline_s"]);
+        check("[streaming]\naddress = \"localhost\"", &["line 2", "address"]);
+        check("[streaming]\ntls_cert = \"/c.pem\"", &["streaming.tls_cert", "tls_key"]);
+        check("[streaming]\nidle_timeout_s = 0", &["streaming.idle_timeout_s"]);
         check("log_format = \"xml\"", &["line 1", "xml"]);
         check("[runtime.handlers.a]\npath = \"crun\"", &["runtime.handlers.a.path"]);
     }

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
 
 use crate::config::{Config, HandlerConfig, RegistryConfig};
 use crate::error::Error;
+use crate::events::Events;
 use crate::host::cgroup::{Cgroup, CgroupPath, Layout};
 use crate::host::cni::{self, Cni};
 use crate::host::node;
 use crate::host::oci::{self, OciRuntime};
+use crate::host::program::ProgramCopies;
 use crate::image::{self, HostConfig, ImageStore};
 use crate::model::id::{ContainerId, PodId};
 use crate::operations::Operations;
@@ -43,6 +45,8 @@ pub struct Daemon {
     pub making_sandboxes: Operations<PodId>,
     /// Containers being made.
     pub making_containers: Operations<ContainerId>,
+    /// Who listens to what happens to them.
+    pub events: Events,
     /// Images and layers.
     pub images: ImageStore,
     /// Network plugins.
@@ -51,8 +55,12 @@ pub struct Daemon {
     pub cgroups: Arc<Layout>,
     /// What the specification must know about the node.
     pub node: NodeFacts,
+    /// Copies of the OCI runtimes that run from memory.
+    pub programs: ProgramCopies,
     /// What each handler's OCI runtime can do.
     pub handlers: BTreeMap<String, HandlerFacts>,
+    /// The node's pod CIDRs, as the kubelet gave them; empty before that.
+    pub pod_cidr: Mutex<String>,
     _lock: std::fs::File,
 }
 
@@ -73,13 +81,16 @@ impl Daemon {
             containers: Index::default(),
             making_sandboxes: Operations::new("pod sandbox"),
             making_containers: Operations::new("container"),
+            events: Events::default(),
             images: ImageStore::open(paths.root(), image_config(&config))?,
             cni: Cni::new(cni_config(&config)),
             node: node::facts(&cgroups),
+            programs: ProgramCopies::default(),
             handlers: probe(&config),
             cgroups,
             paths,
             config,
+            pod_cidr: Mutex::default(),
             _lock: lock,
         })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tonic::{Code, Status};
 
-use crate::host::cgroup::CgroupError;
+use crate::host::cgroup::{CgroupError, LimitError};
 use crate::host::cni::{Cause, CniError};
 use crate::host::monitor::MonitorError;
 use crate::host::user::UserError;
@@ -65,6 +65,28 @@ pub enum Error {
     /// An urgent operation took the object away.
     #[error("{0} was aborted by a stop")]
     Aborted(String),
+    /// A reader of events does not keep up. It lists anew and subscribes again.
+    #[error("the reader is more than {events} events behind: list again and subscribe again")]
+    Behind {
+        /// What it may be behind.
+        events: usize,
+    },
+    /// Something bounded is used up.
+    #[error("there are {limit} {what}, the most that there may be")]
+    TooMany {
+        /// What there are too many of.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// An attached client does not read.
+    #[error("the client attached to container {id} fell more than {mebibytes} MiB behind its output")]
+    FellBehind {
+        /// The container.
+        id: String,
+        /// How far it may be behind.
+        mebibytes: usize,
+    },
     /// Nothing of ours.
     #[error("{0} is not implemented")]
     Unimplemented(&'static str),
@@ -100,12 +122,24 @@ pub enum Error {
         #[source]
         source: ImageError,
     },
+    /// An image cannot be mounted as a volume. The kubelet knows that by the beginning of the message.
+    #[error("ImageVolumeMountFailed: mount image {image} as a volume")]
+    ImageVolume {
+        /// The image as it was asked for.
+        image: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
     /// Images.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// cgroups.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// Limits.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// Network plugins.
     #[error(transparent)]
     Cni(#[from] CniError),
@@ -148,12 +182,14 @@ impl Error {
             Self::FailedPrecondition { .. } => Code::FailedPrecondition,
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::Aborted(_) => Code::Aborted,
+            Self::TooMany { .. } | Self::FellBehind { .. } | Self::Behind { .. } => Code::ResourceExhausted,
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::Host { source, .. } => io_code(source),
             Self::Internal(_) => Code::Internal,
-            Self::Undone { source, .. } => source.code(),
+            Self::Undone { source, .. } | Self::ImageVolume { source, .. } => source.code(),
             Self::Pull { source: error, .. } | Self::Image(error) => image_code(error),
             Self::Cgroup(error) => cgroup_code(error),
+            Self::Limit(error) => limit_code(error),
             Self::Cni(error) => cni_code(error),
             Self::Monitor(error) => monitor_code(error),
             Self::Spec(error) => spec_code(error),
@@ -186,6 +222,15 @@ fn cgroup_code(error: &CgroupError) -> Code {
         CgroupError::Root => Code::InvalidArgument,
         CgroupError::Busy { .. } => Code::DeadlineExceeded,
         CgroupError::Io { source, .. } => io_code(source),
+    }
+}
+
+fn limit_code(error: &LimitError) -> Code {
+    match error {
+        LimitError::Refused { .. } => Code::InvalidArgument,
+        LimitError::InUse { .. } | LimitError::Missing { .. } => Code::FailedPrecondition,
+        LimitError::Half { .. } => Code::Internal,
+        LimitError::Cgroup(error) => cgroup_code(error),
     }
 }
 

@@ -11,6 +11,7 @@ pub mod config;
 pub mod daemon;
 pub mod detached;
 pub mod error;
+pub mod events;
 pub mod host;
 pub mod image;
 pub mod model;

@@ -91,6 +91,26 @@ impl Paths {
         self.bundle(id).join("rootfs")
     }
 
+    /// Where the images are mounted that are volumes of the container.
+    pub fn image_mounts(&self, id: &ContainerId) -> PathBuf {
+        self.bundle(id).join("images")
+    }
+
+    /// Where the image of the mount at `index` of the request is mounted.
+    pub fn image_mount(&self, id: &ContainerId, index: usize) -> PathBuf {
+        self.image_mounts(id).join(index.to_string())
+    }
+
+    /// Directory of the container's anonymous volumes.
+    pub fn volumes(&self, id: &ContainerId) -> PathBuf {
+        self.container(id).join("volumes")
+    }
+
+    /// The anonymous volume at `index` of the record.
+    pub fn volume(&self, id: &ContainerId, index: usize) -> PathBuf {
+        self.volumes(id).join(index.to_string())
+    }
+
     /// State directory of an OCI runtime that is not configured to have another.
     pub fn oci_root(&self, handler: &str) -> PathBuf {
         self.state.join("oci").join(handler)

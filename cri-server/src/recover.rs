@@ -18,7 +18,7 @@ use crate::model::id::{ContainerId, PodId};
 use crate::model::sandbox::SandboxState;
 use crate::monitor::protocol::{ContainerStatus, MonitorState, Target};
 use crate::monitor::record::ExitRecord;
-use crate::steps::{supervise, teardown};
+use crate::steps::{announce, supervise, teardown};
 use crate::store;
 use crate::store::container::{self, Container, ContainerRecord};
 use crate::store::record::{self, RecordError};
@@ -66,7 +66,7 @@ fn load(daemon: &Daemon) -> Result<Quarantine, Error> {
     for (id, directory) in directories::<ContainerId>(&daemon.paths.containers())? {
         match record::read::<ContainerRecord>(&container::path(&directory)) {
             Ok(Some(record)) => {
-                let lease = daemon.images.lease_layers(&record.layers);
+                let lease = daemon.images.lease_layers(&record.all_layers());
                 let container = Container::new(record, directory);
                 lease.into_iter().for_each(|lease| container.keep_layers(lease));
                 daemon.containers.insert(id.as_str(), container);
@@ -107,7 +107,7 @@ async fn recover_pod(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, quarantine: Q
             let left = teardown::erase_sandbox(daemon, sandbox).await;
             // Shown, so that it can be removed and does not keep its name.
             if !left.is_empty() {
-                enter_not_ready(sandbox);
+                enter_not_ready(daemon, sandbox);
             }
             report(sandbox, left);
         }
@@ -158,7 +158,7 @@ async fn adopt(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, state: &MonitorStat
         let known = state.containers.iter().find(|known| known.id == container.id.as_str());
         match known.map(|known| &known.status) {
             Some(ContainerStatus::Running { pid, started_at_ns }) => {
-                show(&container, ContainerState::Running { pid: *pid, started_at: *started_at_ns });
+                show(daemon, &container, ContainerState::Running { pid: *pid, started_at: *started_at_ns });
             }
             Some(ContainerStatus::Exited { .. }) if container.state().is_exited() => {
                 teardown::release_later(daemon, container);
@@ -179,7 +179,7 @@ async fn undo_unfinished(daemon: &Arc<Daemon>, sandbox: &Sandbox) {
         if container.state() == ContainerState::Creating {
             let left = teardown::erase_container(daemon, &container).await;
             if !left.is_empty() {
-                supervise::end(&container, unseen(&container));
+                supervise::end(daemon, &container, unseen(&container));
             }
             report(sandbox, left);
         }
@@ -213,7 +213,7 @@ async fn delete_strangers(daemon: &Daemon, sandbox: &Sandbox, state: &MonitorSta
     }
 }
 
-fn show(container: &Container, state: ContainerState) {
+fn show(daemon: &Daemon, container: &Container, state: ContainerState) {
     if let Err(error) = container.enter(state) {
         tracing::error!(
             container = container.id.short(),
@@ -221,6 +221,7 @@ fn show(container: &Container, state: ContainerState) {
             "its state cannot be recorded"
         );
     }
+    announce::container(daemon, container);
 }
 
 /// Takes back what a pod had whose monitor or boot is gone; its records stay until it is removed.
@@ -236,14 +237,15 @@ async fn abandon(daemon: &Arc<Daemon>, sandbox: &Sandbox) {
     }
     report(sandbox, teardown::release_sandbox(daemon, sandbox).await);
     if sandbox.state().is_ready() {
-        enter_not_ready(sandbox);
+        enter_not_ready(daemon, sandbox);
     }
 }
 
-fn enter_not_ready(sandbox: &Sandbox) {
+fn enter_not_ready(daemon: &Daemon, sandbox: &Sandbox) {
     if let Err(error) = sandbox.enter(sandbox.state().stopped()) {
         tracing::error!(pod = sandbox.id().short(), error = chain(&error), "cannot be recorded as not ready");
     }
+    announce::sandbox(daemon, sandbox);
 }
 
 /// Gives a container without a monitor its end: the recorded one, or that nobody saw it.
@@ -260,7 +262,7 @@ fn settle(daemon: &Daemon, container: &Container) {
             unseen(container)
         }
     };
-    supervise::end(container, exit);
+    supervise::end(daemon, container, exit);
 }
 
 fn read_exit(path: &Path) -> Result<Option<ExitRecord>, String> {
@@ -286,7 +288,7 @@ fn report(sandbox: &Sandbox, failures: Vec<String>) {
 /// Undoes what no live object owns.
 async fn collect(daemon: &Arc<Daemon>, quarantine: Quarantine) {
     match quarantine.pods {
-        true => settle_orphans(daemon),
+        true => settle_orphans(daemon).await,
         false => {
             collect_pods(daemon).await;
             erase_orphans(daemon).await;
@@ -337,12 +339,27 @@ fn orphans(daemon: &Daemon) -> impl Iterator<Item = Arc<Container>> {
     all.filter(|container| daemon.sandboxes.find(container.pod_id.as_str()).is_none())
 }
 
-/// Orphans may belong to a quarantined pod and run in it: only what is known to have ended is told.
-fn settle_orphans(daemon: &Daemon) {
+/// Orphans may belong to a quarantined pod and run in it: what is known to have ended is told, and the monitors of the
+/// others are listened to, so that their ends are told too.
+async fn settle_orphans(daemon: &Arc<Daemon>) {
+    let mut pods = HashSet::new();
     for container in orphans(daemon) {
         let ended = container::exit_path(&daemon.paths.container(&container.id)).exists();
         if ended || container.record().boot_id != daemon.boot_id {
             settle(daemon, &container);
+        } else if !container.state().is_exited() {
+            pods.insert(container.pod_id.clone());
+        }
+    }
+    for pod in pods {
+        let attached =
+            tokio::time::timeout(ANSWER, Monitor::attach(&daemon.paths.monitor_socket(&pod))).await;
+        match attached {
+            Ok(Ok(monitor)) => supervise::listen(daemon, pod, monitor),
+            _ => tracing::error!(
+                pod = pod.short(),
+                "its monitor is not heard: its containers stay as they are"
+            ),
         }
     }
 }
@@ -359,7 +376,7 @@ fn sweep_containers(daemon: &Daemon) {
     for parent in [daemon.paths.containers(), daemon.paths.bundles()] {
         for (id, directory) in directories::<ContainerId>(&parent).unwrap_or_default() {
             if daemon.containers.find(id.as_str()).is_none() {
-                sweep(&directory, &[daemon.paths.rootfs(&id)]);
+                sweep(&directory, &teardown::mounts_of(&daemon.paths, &id));
             }
         }
     }

@@ -1,6 +1,8 @@
 //! The per-pod monitor with real OCI runtimes, in a private mount namespace (ring 1: needs root).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests, their surroundings included")]
 
+#[path = "monitor_pod/attach.rs"]
+mod attach;
 #[path = "monitor_pod/costs.rs"]
 mod costs;
 #[path = "monitor_pod/execs.rs"]

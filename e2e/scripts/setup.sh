@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest, runc and youki.
+# Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest, a kubelet, runc,
+# youki and cargo-deny.
 # Safe to repeat: what is there already costs only a look. Needs root for the packages.
 #   setup.sh [packages|guest]    with `packages`, what the demo needs: no peers are built; with `guest`, what makes
 #                                and boots the virtual machine of `make test-guest`
@@ -10,6 +11,7 @@ bin_dir=$PWD/.cache/bin
 runc_version=v1.4.3
 youki_version=0.7.0
 youki_features=seccomp,v1,v2
+deny_version=0.20.2
 packages=(
   busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry gcc iproute2
   iptables iputils-ping libc6-dev libseccomp-dev make nftables pkg-config protobuf-compiler runc skopeo util-linux
@@ -47,7 +49,7 @@ install_packages() {
 build_go_tools() {
   local stamp=$bin_dir/.go-tools wanted
   wanted=$(cat e2e/go/go.mod e2e/go/go.sum | sha256sum)
-  if [ -x "$bin_dir/crictl" ] && [ -x "$bin_dir/critest" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+  if [ -x "$bin_dir/crictl" ] && [ -x "$bin_dir/critest" ] && [ -x "$bin_dir/ginkgo" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     step "crictl and critest: present"
     return
   fi
@@ -56,8 +58,24 @@ build_go_tools() {
   (
     cd e2e/go
     go build -o "$bin_dir/crictl" sigs.k8s.io/cri-tools/cmd/crictl
+    # What critest starts to run specs side by side.
+    go build -o "$bin_dir/ginkgo" github.com/onsi/ginkgo/v2/ginkgo
     go test -c -o "$bin_dir/critest" sigs.k8s.io/cri-tools/cmd/critest
   )
+  printf '%s\n' "$wanted" >"$stamp"
+}
+
+# A module of its own, since the kubelet's needs are not crictl's. Symbols would double its size.
+build_kubelet() {
+  local stamp=$bin_dir/.kubelet wanted
+  wanted=$(cat e2e/go/kubelet/{main.go,go.mod,go.sum} | sha256sum)
+  if [ -x "$bin_dir/kubelet" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    step "kubelet: present"
+    return
+  fi
+  command -v go >/dev/null || fail "needs Go 1.26 or newer in PATH to build the kubelet"
+  step "kubelet: building (some minutes)"
+  (cd e2e/go/kubelet && go build -trimpath -ldflags='-s -w' -o "$bin_dir/kubelet" .)
   printf '%s\n' "$wanted" >"$stamp"
 }
 
@@ -88,13 +106,30 @@ build_youki() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
+# Not optimised: it runs for seconds, and so it is built in two minutes.
+build_cargo_deny() {
+  local stamp=$bin_dir/.cargo-deny
+  if [ -x "$bin_dir/cargo-deny" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$deny_version" ]; then
+    step "cargo-deny $deny_version: present"
+    return
+  fi
+  command -v cargo >/dev/null || fail "needs a Rust toolchain in PATH to build cargo-deny"
+  step "cargo-deny $deny_version: building (about two minutes)"
+  CARGO_TARGET_DIR=$PWD/.cache/deny-build CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_STRIP=true \
+    cargo install cargo-deny --version "$deny_version" --locked --quiet --debug --force --root "$PWD/.cache"
+  rm -rf .cache/deny-build
+  printf '%s\n' "$deny_version" >"$stamp"
+}
+
 mkdir -p "$bin_dir"
 case ${1:-all} in
 all)
   install_packages "${packages[@]}"
   build_go_tools
+  build_kubelet
   build_runc
   build_youki
+  build_cargo_deny
   ;;
 packages) install_packages "${packages[@]}" ;;
 guest) install_packages "${guest_packages[@]}" ;;

@@ -254,6 +254,19 @@ pub fn security(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerSe
     config.linux.get_or_insert_default().security_context.get_or_insert_default()
 }
 
+/// Checks that a call failed with that code and that its message names what was wrong.
+pub fn refused<T: std::fmt::Debug>(
+    what: &str,
+    result: Result<T, Status>,
+    code: tonic::Code,
+    word: &str,
+) -> Result<()> {
+    let status = result.err().with_context(|| format!("{what} succeeded"))?;
+    ensure!(status.code() == code, "{what}: {:?} instead of {code:?}: {}", status.code(), status.message());
+    ensure!(status.message().contains(word), "{what}: {word:?} is not in {:?}", status.message());
+    Ok(())
+}
+
 /// Sets the namespace modes of a pod and of the containers to be made in it.
 #[must_use]
 pub fn with_namespaces(

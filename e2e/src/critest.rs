@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::node::Node;
-use crate::paths;
+use crate::{cgroup, paths};
 
 /// How a spec ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,17 +25,48 @@ pub enum Outcome {
 /// Outcomes by full spec name. Specs that the focus leaves out are not in it.
 pub type Report = BTreeMap<String, Outcome>;
 
-/// Runs the specs whose names match `focus` on one runtime handler.
-pub fn run(node: &Node, handler: &str, focus: &str) -> Result<Report> {
+/// A run of the suite.
+#[derive(Clone, Debug)]
+pub struct Suite<'a> {
+    /// The runtime handler.
+    pub handler: &'a str,
+    /// Regular expression of spec names.
+    pub focus: &'a str,
+    /// Order of the specs.
+    pub seed: u64,
+    /// How many specs run at once.
+    pub parallel: u8,
+    /// What carries exec, attach and port-forward.
+    pub transport: Transport,
+}
+
+/// Protocol of the client's streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// SPDY/3.1, the default of every client.
+    Spdy,
+    /// WebSocket `v5.channel.k8s.io`, and SPDY tunnelled in WebSocket for port-forward.
+    WebSocket,
+}
+
+/// Runs the suite on a node.
+pub fn run(node: &Node, suite: &Suite) -> Result<Report> {
     let report = node.dirs().top().join("critest.json");
     let endpoint = format!("unix://{}", node.dirs().socket().display());
+    let web_socket = match suite.transport {
+        Transport::Spdy => &[][..],
+        Transport::WebSocket => &["--websocket-exec", "--websocket-attach", "--websocket-portforward"],
+    };
     let program = node
         .program(paths::peer("critest")?)
         .args([format!("--runtime-endpoint={endpoint}"), format!("--image-endpoint={endpoint}")])
-        .arg(format!("--runtime-handler={handler}"))
+        .arg(format!("--runtime-handler={}", suite.handler))
+        // One is the default, and refused when it is asked for.
+        .args((suite.parallel > 1).then(|| format!("--parallel={}", suite.parallel)))
+        .args(web_socket)
         .arg(format!("--ginkgo.json-report={}", report.display()))
-        .args(["--ginkgo.no-color", "--ginkgo.seed=1"])
-        .arg(format!("--ginkgo.focus={focus}"))
+        .args(["--ginkgo.no-color", "--ginkgo.flake-attempts=1"])
+        .args([format!("--ginkgo.seed={}", suite.seed), format!("--ginkgo.focus={}", suite.focus)])
         .deadline(Duration::from_secs(900));
     let ended = program.run()?;
     let text = std::fs::read_to_string(&report)
@@ -103,8 +134,7 @@ impl Host {
     #[must_use]
     pub fn look() -> Self {
         let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
-        let cgroup2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-        Self { apparmor: enabled.starts_with('Y'), cgroup2 }
+        Self { apparmor: enabled.starts_with('Y'), cgroup2: cgroup::is_v2() }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::PipeReader;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -117,11 +116,9 @@ impl Program {
         self.spawn(Stdio::piped(), Stdio::piped(), Stdio::inherit())
     }
 
-    /// Starts with both outputs in one pipe.
-    pub fn start_joined(&self) -> Result<(Running, PipeReader)> {
-        let (reader, writer) = std::io::pipe()?;
-        let running = self.spawn(Stdio::null(), writer.try_clone()?.into(), writer.into())?;
-        Ok((running, reader))
+    /// Starts with these descriptors.
+    pub fn start_with(&self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Running> {
+        self.spawn(stdin, stdout, stderr)
     }
 
     /// Becomes the program. Returns only the reason why that failed.

@@ -28,7 +28,7 @@ pub struct Answer {
     pub status: u16,
     /// Header lines, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// Body as sent (chunked bodies are not decoded).
+    /// Body, put together where it came in chunks.
     pub body: Vec<u8>,
 }
 
@@ -82,7 +82,26 @@ fn parse(bytes: &[u8]) -> Result<Answer> {
         .filter_map(|line| line.split_once(':'))
         .map(|(key, value)| (key.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
-    Ok(Answer { status, headers, body: bytes[end + 4..].to_vec() })
+    let mut answer = Answer { status, headers, body: bytes[end + 4..].to_vec() };
+    if answer.header("transfer-encoding") == Some("chunked") {
+        answer.body = joined(&answer.body).context("body in chunks")?;
+    }
+    Ok(answer)
+}
+
+/// Puts the chunks of a body together (RFC 9112, 7.1).
+fn joined(mut chunks: &[u8]) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let end = chunks.windows(2).position(|w| w == b"\r\n").context("no end of a chunk's size")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&chunks[..end])?, 16)?;
+        if size == 0 {
+            return Ok(body);
+        }
+        let start = end + 2;
+        body.extend(chunks.get(start..start + size).context("a chunk ends early")?);
+        chunks = chunks.get(start + size + 2..).context("no end of a chunk")?;
+    }
 }
 
 #[cfg(test)]
@@ -95,5 +114,9 @@ mod tests {
         assert_eq!((answer.status, answer.header("location")), (202, Some("/a:b")));
         assert_eq!(answer.body, b"body");
         assert!(parse(b"HTTP/1.1 200 OK\r\n").is_err());
+        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".as_slice();
+        let answer = parse(&[head, b"3\r\nabc\r\na\r\n0123456789\r\n0\r\n\r\n"].concat()).unwrap();
+        assert_eq!(answer.body, b"abc0123456789");
+        assert!(parse(&[head, b"3\r\nab"].concat()).is_err());
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::cgroups::{hierarchies, parent};
+use crate::cgroup::{hierarchies, parent};
 use crate::daemon::Endpoint;
 use crate::node::Node;
 

@@ -6,7 +6,7 @@
 
 pub mod bench;
 pub mod case;
-pub mod cgroups;
+pub mod cgroup;
 pub mod cri;
 pub mod critest;
 pub mod daemon;
@@ -16,14 +16,17 @@ pub mod gate;
 pub mod guest;
 pub mod http;
 pub mod image;
+pub mod kubelet;
 pub mod leaks;
 pub mod life;
 pub mod log;
+pub mod mounts;
 pub mod node;
 #[allow(unsafe_code)]
 pub mod ns;
 pub mod paths;
 pub mod processes;
 pub mod registry;
+pub mod terminal;
 pub mod wait;
 pub mod wire;

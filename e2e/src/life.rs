@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::cri::{Cri, container};
 use crate::image::set::{BUSYBOX, FORMATS};
+use crate::mounts::image_mount;
 use crate::wait;
 
 /// Exit code of the job.
@@ -229,7 +230,9 @@ fn job() -> api::ContainerConfig {
 }
 
 fn server() -> api::ContainerConfig {
-    container("server", BUSYBOX, &["sleep", "100000"])
+    let mut config = container("server", BUSYBOX, &["sleep", "100000"]);
+    config.mounts = vec![image_mount(BUSYBOX, "bin", "/tools")];
+    config
 }
 
 /// Waits for the job's end; a call that fails ends the wait, unlike in [`Cri::exited`].

@@ -1,5 +1,6 @@
 //! CRI log files: `<RFC 3339 time> <stream> <F|P> <content>` per line.
 
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -58,6 +59,23 @@ pub fn parse(text: &str) -> Result<Vec<Line>> {
         lines.push(Line { time: last_time.to_owned(), stream: stream.to_owned(), content });
     }
     Ok(lines)
+}
+
+/// Texts of the log files in a directory with one log and what was rotated away from it, the oldest first.
+pub fn rotated(dir: &Path) -> Result<Vec<String>> {
+    let mut names = std::fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    // `0.log.<time>`, `0.log.<time>.gz`, and at last `0.log`, which is the newest.
+    names.sort_by_key(|path| (path.extension().is_some_and(|ext| ext == "log"), path.clone()));
+    let read = |path: &Path| -> Result<String> {
+        let bytes = std::fs::read(path)?;
+        let mut text = String::new();
+        match path.extension() {
+            Some(ext) if ext == "gz" => flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text)?,
+            _plain => bytes.as_slice().read_to_string(&mut text)?,
+        };
+        Ok(text)
+    };
+    names.iter().map(|path| read(path).with_context(|| path.display().to_string())).collect()
 }
 
 /// What a run of the writer program left in a log.

@@ -19,7 +19,7 @@ use crate::image::set;
 use crate::leaks::{Diff, Snapshot};
 use crate::processes::{Ancestry, MARKER};
 use crate::registry::{Registry, loopback};
-use crate::{cgroups, ns, paths, wait};
+use crate::{cgroup, ns, paths, wait};
 
 /// Port of the node's registry on its loopback.
 const REGISTRY_PORT: u16 = 5000;
@@ -154,6 +154,14 @@ impl Node {
     pub fn start_daemon(&mut self) -> Result<()> {
         let daemon = Daemon::start(self)?;
         self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// Asks the daemon for an orderly end and waits for it; its pods live on.
+    pub fn stop_daemon(&mut self) -> Result<()> {
+        let daemon = self.daemon.take().context("the daemon is not running")?;
+        let status = daemon.terminate(SETTLE)?;
+        ensure!(status.success(), "the daemon ended with {status}");
         Ok(())
     }
 
@@ -340,7 +348,7 @@ fn clean_up(dir: &Path, id: &str) -> Result<()> {
         Ok(())
     });
     let cgroups =
-        wait::until("the end of the node's cgroups", Duration::from_secs(10), || cgroups::remove(id));
+        wait::until("the end of the node's cgroups", Duration::from_secs(10), || cgroup::remove(id));
     // What is mounted below may be a directory of the machine: never remove through it.
     let removed = unmount_below(dir)
         .and_then(|()| std::fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display())));

@@ -16,7 +16,7 @@ pub fn cache() -> PathBuf {
     workspace().join(".cache")
 }
 
-/// A peer that `setup.sh` builds: crictl, critest or youki.
+/// A peer that `setup.sh` builds: crictl, critest, kubelet, runc or youki.
 pub fn peer(name: &str) -> Result<PathBuf> {
     let path = cache().join("bin").join(name);
     if !path.exists() {

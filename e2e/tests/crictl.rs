@@ -1,4 +1,4 @@
-//! Every command of crictl that does not stream, as an administrator types it.
+//! Every command of crictl that does not stream (`streaming` has the others), as an administrator types it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

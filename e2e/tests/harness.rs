@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::cgroups;
+use e2e::cgroup;
 use e2e::critest::{Exceptions, Host, Outcome, Report, Run};
 use e2e::daemon::Setup;
 use e2e::gate;
@@ -56,7 +56,7 @@ const INJECTED: [(&str, &str); 7] = [
 
 /// A cgroup hierarchy in which a test may make something: the only one, or that of v1's pids.
 fn one_hierarchy() -> Result<std::path::PathBuf> {
-    let mut hierarchies = cgroups::hierarchies()?.into_iter();
+    let mut hierarchies = cgroup::hierarchies()?.into_iter();
     hierarchies.find(|path| path.ends_with("cgroup") || path.ends_with("pids")).context("no cgroup hierarchy")
 }
 

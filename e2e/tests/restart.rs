@@ -206,3 +206,41 @@ async fn a_daemon_killed_at_any_call_leaves_nothing() -> Result<()> {
     }
     case.close()
 }
+
+/// A damaged record takes nothing from the pod's containers: they are listed, and their ends are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_quarantined_pods_container_is_told() -> Result<()> {
+    let test = "the_end_of_a_quarantined_pods_container_is_told";
+    let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
+    if !case.is_berth() {
+        return case.close();
+    }
+    let signal = tempfile::tempdir()?;
+    let pod = case.cri.pod("quarantined");
+    let pod_id = case.cri.run_pod(&pod).await?;
+    let mut config =
+        container("job", BUSYBOX, &["sh", "-c", "until [ -e /signal/go ]; do sleep 0.01; done; exit 7"]);
+    config.mounts = vec![proto::cri::Mount {
+        host_path: signal.path().display().to_string(),
+        container_path: "/signal".into(),
+        ..Default::default()
+    }];
+    let job = case.cri.launch(&pod_id, &config, &pod).await?;
+    let record = case.node.dirs().root().join("pods").join(&pod_id).join("record.json");
+    case.node.kill_daemon()?;
+    let whole = std::fs::read(&record)?;
+    std::fs::write(&record, &whole[..whole.len() / 2])?;
+    case.node.start_daemon()?;
+    case.cri = case.node.cri().await?;
+    ensure!(case.cri.pod_status(&pod_id).await.is_err());
+    ensure!(case.cri.status(&job).await?.state() == ContainerState::ContainerRunning);
+    std::fs::write(signal.path().join("go"), "")?;
+    ensure!(case.cri.exited(&job, SOON).await?.exit_code == 7);
+    case.node.kill_daemon()?;
+    std::fs::write(&record, whole)?;
+    case.node.start_daemon()?;
+    case.cri = case.node.cri().await?;
+    ensure!(case.cri.status(&job).await?.exit_code == 7);
+    case.cri.end_pod(&pod_id).await?;
+    case.close()
+}

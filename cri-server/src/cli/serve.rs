@@ -11,6 +11,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
 use crate::daemon::Daemon;
+use crate::steps::streams::Node;
+use crate::streaming::Streaming;
 use crate::{recover, service};
 
 /// Serves until SIGTERM or SIGINT; containers go on.
@@ -36,6 +38,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let gid = config.socket_gid;
     let daemon = Arc::new(Daemon::start(config)?);
     recover::recover(&daemon).await?;
+    let streaming = Streaming::start(&daemon.config.streaming, Arc::new(Node::new(daemon.clone())))?;
     let listener = listen(&socket, gid)?;
     tracing::info!(
         socket = %socket.display(),
@@ -47,14 +50,17 @@ async fn run(config: Config) -> anyhow::Result<()> {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "the service manager cannot be told");
     }
+    let events = daemon.clone();
     let stop = async move {
         tokio::select! {
             _terminate = terminate.recv() => {}
             _interrupt = interrupt.recv() => {}
         }
         tracing::info!("stopping; containers go on");
+        // Their streams would be waited for.
+        events.events.close();
     };
-    let served = service::serve(daemon, listener, stop).await;
+    let served = service::serve(daemon, streaming, listener, stop).await;
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::warn!(socket = %socket.display(), %error, "the socket stays");
     }

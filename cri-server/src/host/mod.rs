@@ -2,6 +2,7 @@
 //! Nothing here knows gRPC.
 
 pub mod cgroup;
+pub mod checkpoint;
 pub mod cni;
 pub mod fs;
 #[allow(unsafe_code)]
@@ -11,6 +12,9 @@ pub mod mount;
 pub mod netns;
 pub mod node;
 pub mod oci;
+pub mod oom_score;
+pub mod processes;
+pub mod program;
 pub mod source;
 pub mod usage;
 pub mod user;

@@ -16,9 +16,10 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::sync::{broadcast, watch};
 
-use crate::monitor::protocol::{self, Answer, Call, ExecProcess, ToMonitor};
+use crate::host::program::ProgramCopy;
+use crate::monitor::protocol::{self, Answer, AttachContainer, Call, ExecProcess, ToMonitor};
 pub use crate::monitor::protocol::{
-    ContainerCgroup, ContainerState, ContainerStatus, CreateContainer, Event, ExecState, Failure,
+    ContainerCgroup, ContainerState, ContainerStatus, CreateContainer, Event, ExecEnd, ExecState, Failure,
     FailureKind, MonitorState, NamespaceKind, NewNamespace, PodSetup, Runtime, Target, Welcome,
 };
 pub use crate::monitor::record::{ExitRecord, RecordError};
@@ -87,6 +88,37 @@ pub struct Execed {
     pub terminal: Option<OwnedFd>,
 }
 
+/// A client that joins a container's streams.
+#[derive(Debug)]
+pub struct Attach {
+    /// Chosen by the daemon, unique in the pod; [`Event::Detached`] names it.
+    pub attach_id: String,
+    /// The container.
+    pub container_id: String,
+    /// Whether the container has a terminal.
+    pub terminal: bool,
+    /// Whether the client wants to write.
+    pub stdin: bool,
+    /// Where copies of standard output go: a stream socket, whose buffer is what the client may lag behind.
+    pub stdout: Option<OwnedFd>,
+    /// Where copies of standard error go.
+    pub stderr: Option<OwnedFd>,
+}
+
+/// What joins a client to a container beside its sockets.
+#[derive(Debug)]
+pub enum Attached {
+    /// The writing end of the container's input, where it has one to give.
+    Pipes(Option<OwnedFd>),
+    /// Master of the container's terminal: to be resized, and written to if `writable`; never to be read.
+    Terminal {
+        /// The master.
+        master: OwnedFd,
+        /// Whether the client may write.
+        writable: bool,
+    },
+}
+
 impl Monitor {
     /// Starts a monitor and returns when the pod's namespaces are made and pinned. On failure nothing of them is left.
     ///
@@ -152,10 +184,21 @@ impl Monitor {
 
     /// Runs the OCI runtime's create. On failure nothing of the container is left with monitor and OCI runtime.
     pub async fn create(&self, spec: CreateContainer) -> Result<Created, MonitorError> {
-        let call = Call::Create(Box::new(spec));
-        match self.call("creating the container", RUNTIME, call).await? {
+        self.create_by(spec, None).await
+    }
+
+    /// The same, where the OCI runtime is run from a copy, now and for the container's whole life.
+    pub async fn create_by(
+        &self,
+        mut spec: CreateContainer,
+        program: Option<&ProgramCopy>,
+    ) -> Result<Created, MonitorError> {
+        const STAGE: &str = "creating the container";
+        let fds: Vec<OwnedFd> = program.and_then(|program| program.share().ok()).into_iter().collect();
+        spec.copy_of = program.filter(|_| !fds.is_empty()).map(|program| program.original().clone());
+        match self.link.call((STAGE, RUNTIME), Call::Create(Box::new(spec)), fds).await?.0 {
             Answer::Created { pid } => Ok(Created { pid }),
-            other => Err(MonitorError::unexpected("creating the container", &other)),
+            other => Err(MonitorError::unexpected(STAGE, &other)),
         }
     }
 
@@ -182,7 +225,29 @@ impl Monitor {
         }
     }
 
-    /// Sends a signal to a main process or an exec. Already gone is success.
+    /// Joins a client to a container's streams.
+    pub async fn attach_to(&self, attach: Attach) -> Result<Attached, MonitorError> {
+        let Attach { attach_id, container_id, terminal, stdin, stdout, stderr } = attach;
+        let wants = AttachContainer {
+            attach_id,
+            container_id,
+            stdin,
+            stdout: stdout.is_some(),
+            stderr: stderr.is_some(),
+        };
+        let fds = stdout.into_iter().chain(stderr).collect();
+        let stage = "attaching to the container";
+        let (answer, fds) = self.link.call((stage, QUICK), Call::Attach(wants), fds).await?;
+        match (answer, fds.into_iter().next()) {
+            (Answer::Attached { stdin }, Some(master)) if terminal => {
+                Ok(Attached::Terminal { master, writable: stdin })
+            }
+            (Answer::Attached { .. }, stdin) if !terminal => Ok(Attached::Pipes(stdin)),
+            (other, _) => Err(MonitorError::unexpected(stage, &other)),
+        }
+    }
+
+    /// Sends a signal to a main process or an exec; SIGKILL ends an exec with its session. Already gone is success.
     pub async fn signal(&self, target: Target, signal: i32) -> Result<(), MonitorError> {
         self.done("signalling a process", QUICK, Call::Signal { target, signal }).await
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::spec::{Availability, HandlerFacts, MaskedEqual, PropagationWords};
+use crate::spec::{Availability, CgroupMount, HandlerFacts, MaskedEqual, PropagationWords};
 
 /// Longest answer read, bytes.
 const ANSWER_LIMIT: u64 = 1 << 20;
@@ -14,7 +14,7 @@ const PROBE: Duration = Duration::from_secs(2);
 
 /// What an OCI runtime can do: from its `features`, or from its version where it has none.
 pub fn probe(program: &Path) -> HandlerFacts {
-    let version = ask(program, "--version").unwrap_or_default();
+    let version = version(program).unwrap_or_default();
     let recursive_read_only = match ask(program, "features") {
         Some(features) => lists_rro(&features),
         None => is_recent_crun(&version),
@@ -27,10 +27,21 @@ pub fn probe(program: &Path) -> HandlerFacts {
             recursive_read_only: Availability::Present,
             masked_equal: MaskedEqual::ValueTwoIsMask,
             propagation: PropagationWords::Plain,
+            cgroup_mount: CgroupMount::NotInJoinedPids,
             ..facts
         },
         false => facts,
     }
+}
+
+/// What an OCI runtime says of its version and of how it was built.
+pub fn version(program: &Path) -> Option<String> {
+    ask(program, "--version")
+}
+
+/// Whether the program says that it is crun.
+pub fn is_crun(program: &Path) -> bool {
+    version(program).is_some_and(|version| version.starts_with("crun version "))
 }
 
 #[allow(clippy::disallowed_methods, reason = "host/ starts programs")]
@@ -83,15 +94,36 @@ pub struct OciRuntime {
 }
 
 impl OciRuntime {
-    /// Deletes what the runtime still knows of the container `id`; nothing known is success.
+    /// Writes the state of the running container `id` to `images` with CRIU; the container goes on.
+    pub async fn checkpoint(&self, id: &str, images: &Path) -> Result<(), String> {
+        let mut command = self.command();
+        command.args(["checkpoint", "--leave-running", "--file-locks", "--image-path"]).arg(images);
+        command.arg("--work-path").arg(images).arg(id);
+        match command.output().await {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => {
+                Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()))
+            }
+            Err(error) => Err(format!("{}: {error}", self.path.display())),
+        }
+    }
+
+    /// The program with its state directory and global arguments; killed with the one who waits for it.
     #[allow(clippy::disallowed_methods, reason = "host/ starts programs")]
+    fn command(&self) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(&self.path);
+        command.arg("--root").arg(&self.root).args(&self.args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    /// Deletes what the runtime still knows of the container `id`; nothing known is success.
     pub async fn delete(&self, id: &str, deadline: Duration) -> Result<(), String> {
         if !self.root.join(id).exists() {
             return Ok(());
         }
-        let mut command = tokio::process::Command::new(&self.path);
-        command.arg("--root").arg(&self.root).args(&self.args).args(["delete", "--force", id]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut command = self.command();
+        command.args(["delete", "--force", id]);
         match tokio::time::timeout(deadline, command.output()).await {
             Ok(Ok(output)) if output.status.success() => Ok(()),
             Ok(Ok(_)) if !self.root.join(id).exists() => Ok(()),

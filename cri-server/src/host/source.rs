@@ -11,22 +11,35 @@ const DEVICE_DEPTH: usize = 4;
 /// Most devices of one request.
 const DEVICE_LIMIT: usize = 4096;
 
-/// The source of a bind mount: symlinks followed, a missing directory made, as kubelets have come to expect.
-pub fn mount_source(host_path: &str) -> io::Result<MountSource> {
-    let path = Path::new(host_path);
+/// The source of a bind mount that propagates nothing, so that nobody asks what the source's mount does.
+pub fn private_source(path: &Path) -> io::Result<MountSource> {
+    Ok(MountSource { path: resolve(path)?, propagation: SourcePropagation::Private })
+}
+
+/// The source of a bind mount, and what the mount that it is on propagates.
+pub fn propagating_source(path: &Path) -> io::Result<MountSource> {
+    let path = resolve(path)?;
+    let propagation = propagation(&std::fs::read_to_string("/proc/self/mountinfo")?, &path);
+    Ok(MountSource { path, propagation })
+}
+
+/// Symlinks followed, a missing directory made, as kubelets have come to expect.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    let unusable = |reason| Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
     if !path.is_absolute() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "expected an absolute path"));
+        return unusable("expected an absolute path");
     }
-    let resolved = match std::fs::canonicalize(path) {
+    match std::fs::canonicalize(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if path.symlink_metadata().is_ok() {
+                return unusable("expected a path that leads somewhere");
+            }
             std::fs::DirBuilder::new().recursive(true).create(path)?;
             std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-            std::fs::canonicalize(path)?
+            std::fs::canonicalize(path)
         }
-        other => other?,
-    };
-    let propagation = propagation(&std::fs::read_to_string("/proc/self/mountinfo")?, &resolved);
-    Ok(MountSource { path: resolved, propagation })
+        other => other,
+    }
 }
 
 /// Propagation of the mount that `path` is on, from the text of `mountinfo`.

@@ -4,6 +4,7 @@ pub mod container;
 pub mod id;
 pub mod name;
 pub mod sandbox;
+pub mod stage;
 
 /// What a state says to a wanted transition: idempotency is a value.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,8 @@ use rustix::process::{Pid, Signal};
 const ROUNDS: usize = 5;
 /// How long a v1 freezer may take.
 const FREEZE: Duration = Duration::from_millis(50);
+/// How long the processes of a killed command may take to end.
+const SESSION: Duration = Duration::from_millis(100);
 const MAX_DEPTH: usize = 8;
 
 /// The number on the line `oom_kill N`; 0 where the file is missing or says nothing.
@@ -27,6 +29,77 @@ pub fn kill_all(directories: &[PathBuf]) {
     for directory in directories.iter().filter(|directory| is_populated(directory, MAX_DEPTH)) {
         if std::fs::write(directory.join("cgroup.kill"), "1").is_err() {
             kill_frozen(directory);
+        }
+    }
+}
+
+/// Kills the process `leader` and all of its session and descent that is in `directories` or below. `leader` is a
+/// child of this process and not reaped, so the number is its own.
+///
+/// A process that gets the signal within a fork still makes the child, which shows no earlier than its parent is
+/// gone: this ends when nothing is seen twice.
+pub fn kill_session(leader: i32, directories: &[PathBuf]) {
+    let deadline = std::time::Instant::now() + SESSION;
+    let (mut rounds, mut unseen) = (0, 0);
+    // Time alone does not count: all of it may pass while this process waits for a processor.
+    while unseen < 2 && (rounds < ROUNDS || std::time::Instant::now() < deadline) {
+        rounds += 1;
+        let mut processes = Vec::new();
+        directories.iter().for_each(|directory| collect_lineage(directory, MAX_DEPTH, &mut processes));
+        let victims = session_and_descent(leader, &processes);
+        for pid in victims.iter().copied().filter_map(Pid::from_raw) {
+            let _ended_already = rustix::process::kill_process(pid, Signal::KILL);
+        }
+        if processes.iter().any(|process| victims.contains(&process.pid)) {
+            unseen = 0;
+            std::thread::sleep(Duration::from_millis(1));
+        } else {
+            unseen += 1;
+        }
+    }
+}
+
+/// A process, its parent and its session.
+#[derive(Debug, Clone, Copy)]
+struct Lineage {
+    pid: i32,
+    parent: i32,
+    session: i32,
+}
+
+impl Lineage {
+    /// From `/proc/pid/stat`; a process that is a zombie has ended already.
+    fn parse(stat: &str) -> Option<Self> {
+        let (pid, rest) = (stat.split_once(' ')?.0, stat.rsplit_once(')')?.1);
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let field = |at: usize| fields.get(at)?.parse().ok();
+        let alive = fields.first() != Some(&"Z");
+        alive.then_some(Self { pid: pid.parse().ok()?, parent: field(1)?, session: field(3)? })
+    }
+}
+
+fn collect_lineage(directory: &Path, depth: usize, into: &mut Vec<Lineage>) {
+    let processes = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    let stat = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    into.extend(processes.lines().filter_map(|pid| Lineage::parse(&stat(pid)?)));
+    if depth > 0 {
+        children(directory).for_each(|child| collect_lineage(&child, depth - 1, into));
+    }
+}
+
+/// The leader first.
+fn session_and_descent(leader: i32, processes: &[Lineage]) -> Vec<i32> {
+    let mut victims = vec![leader];
+    loop {
+        let known = victims.len();
+        for process in processes.iter().filter(|process| process.pid != leader) {
+            let belongs = process.session == leader || victims.contains(&process.parent);
+            if belongs && !victims.contains(&process.pid) {
+                victims.push(process.pid);
+            }
+        }
+        if victims.len() == known {
+            return victims;
         }
     }
 }
@@ -82,6 +155,25 @@ fn kill_tree(directory: &Path, depth: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_and_its_descent_are_found() {
+        let lines = [
+            "10 (sh) S 1 10 10 0 -1",
+            "11 (a b) c) R 10 10 10 0 -1",
+            "12 (daemon) S 11 12 12 0 -1",
+            "13 (own child) S 12 12 12 0 -1",
+            "14 (left behind) S 1 14 10 0 -1",
+            "15 (zombie) Z 10 10 10 0 -1",
+            "16 (other) S 1 16 16 0 -1",
+            "garbage",
+        ];
+        let processes: Vec<_> = lines.iter().filter_map(|line| Lineage::parse(line)).collect();
+        let mut victims = session_and_descent(10, &processes);
+        victims.sort_unstable();
+        assert_eq!(victims, [10, 11, 12, 13, 14]);
+        assert_eq!(session_and_descent(16, &processes), [16]);
+    }
 
     #[test]
     fn the_counter_is_found_in_both_formats() {

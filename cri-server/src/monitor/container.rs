@@ -6,14 +6,17 @@
 //! At most one run of the OCI runtime concerns a container at a time (execs apart); a deletion ends it.
 
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Instant;
 
+use super::attachment::Attachment;
 use super::connection::ReplyTo;
 use super::invocation::InvocationId;
 use super::log::LogFile;
 use super::output::Output;
 use super::protocol::{ContainerState, ContainerStatus, CreateContainer, Failure};
 use super::record::ExitRecord;
+use crate::host::program::ProgramCopy;
 
 /// Bytes kept of what the OCI runtime writes into the container's pipes while it creates.
 pub const MAX_CAPTURE: usize = 8 << 10;
@@ -23,6 +26,8 @@ pub const MAX_CAPTURE: usize = 8 << 10;
 pub struct Container {
     /// As the daemon asked for it.
     pub spec: CreateContainer,
+    /// The copy of the OCI runtime that is run for it.
+    pub program: Option<Rc<ProgramCopy>>,
     /// How far it is.
     pub phase: Phase,
     /// The run of the OCI runtime that concerns it.
@@ -31,8 +36,12 @@ pub struct Container {
     pub log: LogFile,
     /// What is still read from it.
     pub outputs: Vec<Output>,
-    /// The writing end of its standard input, for attach.
+    /// The writing end of its standard input, for attach; `None` also once it was given away.
     pub stdin: Option<OwnedFd>,
+    /// The master of its terminal, for attach.
+    pub terminal: Option<OwnedFd>,
+    /// Clients that get copies of its output.
+    pub attachments: Vec<Attachment>,
     /// What the OCI runtime said through its pipes.
     pub captured: Vec<u8>,
     /// Out-of-memory kills in its cgroup before it ran.
@@ -65,8 +74,29 @@ pub struct Process {
     pub pidfd: OwnedFd,
     /// When the OCI runtime had made it.
     pub created_at_ns: i64,
-    /// When it was started.
-    pub started_at_ns: Option<i64>,
+    /// Whether it was started.
+    pub start: Start,
+}
+
+/// How far a start is. Times are nanoseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Nobody has asked for it, or it failed.
+    Pending,
+    /// The OCI runtime was told to at this time, and has not ended: the process may run or not.
+    Asked(i64),
+    /// It was started at this time.
+    Done(i64),
+}
+
+impl Start {
+    /// When the process began to run, as far as it has.
+    pub fn at(self) -> Option<i64> {
+        match self {
+            Self::Pending => None,
+            Self::Asked(at) | Self::Done(at) => Some(at),
+        }
+    }
 }
 
 /// A deletion under way.
@@ -89,7 +119,9 @@ impl Container {
         };
         let status = match &self.phase {
             Phase::Creating => ContainerStatus::Creating,
-            Phase::Alive(process) => alive(process.pid, process.started_at_ns),
+            // A start under way may fail yet.
+            Phase::Alive(Process { pid, start: Start::Done(at), .. }) => alive(*pid, Some(*at)),
+            Phase::Alive(process) => alive(process.pid, None),
             // An exit is not told before its record is on disk.
             Phase::Ending { pid, record } => alive(*pid, record.started_at_ns),
             Phase::Ended { record, saved } => {

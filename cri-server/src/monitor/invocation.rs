@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal};
 use super::connection::ReplyTo;
 use super::protocol::{Failure, FailureKind, Runtime};
 use super::{runtime_log, sys};
+use crate::host::program::ProgramCopy;
 
 /// Number of an invocation, unique in the monitor's life.
 pub type InvocationId = u64;
@@ -92,6 +93,8 @@ impl Drop for Files {
 pub struct Request<'a> {
     /// The program.
     pub runtime: &'a Runtime,
+    /// Its copy in memory; its file is run where there is none, or where that is not its original any more.
+    pub program: Option<&'a ProgramCopy>,
     /// Why.
     pub purpose: Purpose,
     /// Verb and options, without what this module adds.
@@ -156,8 +159,11 @@ impl Launcher {
     }
 
     fn command(&self, request: &Request<'_>, files: &Files) -> Command {
+        let file = request.runtime.path.as_path();
+        let copy = request.program.and_then(|program| program.of(file));
         #[expect(clippy::disallowed_methods, reason = "running the OCI runtime is the monitor's task")]
-        let mut command = Command::new(&request.runtime.path);
+        let mut command = Command::new(copy.as_deref().unwrap_or(file));
+        command.arg0(file);
         command.args(&request.runtime.args).arg("--root").arg(&request.runtime.root);
         command.arg("--log").arg(&files.log).args(["--log-format", "json"]).args(&request.arguments);
         if matches!(request.purpose, Purpose::Create(_) | Purpose::Exec(_)) {

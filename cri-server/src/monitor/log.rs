@@ -145,6 +145,11 @@ impl LineSplitter {
         Self { stream, newlines, limit: (limit as usize).max(1), pending: Vec::new() }
     }
 
+    /// Which stream this is.
+    pub fn stream(&self) -> StreamName {
+        self.stream
+    }
+
     /// Adds what was read to the log's batch.
     pub fn push(&mut self, mut bytes: &[u8], stamp: Stamp, log: &mut LogFile) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {

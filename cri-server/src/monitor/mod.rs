@@ -9,7 +9,7 @@
 //! startup ─▶ namespaces (one clone, pins) ─▶ pod::Pod (event loop)
 //!                                             ├─ connection   frames from and to daemons
 //!                                             ├─ invocation   the OCI runtime as a child
-//!                                             ├─ output, log  pipes or pty ─▶ CRI log file
+//!                                             ├─ output, log  pipes or pty ─▶ CRI log file, attachments
 //!                                             └─ exits        reaping, OOM verdict, exit record
 //! ```
 
@@ -18,6 +18,7 @@ pub mod record;
 pub mod startup;
 pub mod wire;
 
+mod attachment;
 mod cgroup;
 mod clock;
 mod connection;

@@ -1,13 +1,14 @@
 //! One stream out of a container: the reading end of a pipe, or the master of a pseudo-terminal.
-//! Reads never block; what was read goes to a line splitter.
+//! Reads never block; what was read goes to a line splitter and to attached clients.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::OFlags;
 
+use super::attachment::Attachment;
 use super::clock::Stamp;
-use super::log::{LineSplitter, LogFile};
+use super::log::{LineSplitter, LogFile, StreamName};
 use super::poll::Token;
 
 /// Bytes read at once; shared by all streams of the process.
@@ -45,21 +46,27 @@ impl Output {
         self.fd.as_fd()
     }
 
-    /// Reads once into `scratch` and logs it.
-    pub fn pump(&mut self, scratch: &mut Scratch, log: &mut LogFile) -> Pump {
+    /// Which stream it is; a terminal's counts as standard output.
+    pub fn stream(&self) -> StreamName {
+        self.splitter.stream()
+    }
+
+    /// Reads once into `scratch`, logs it, and sends copies to those attached.
+    pub fn pump(&mut self, scratch: &mut Scratch, log: &mut LogFile, attached: &mut [Attachment]) -> Pump {
         let found = read_once(&self.fd, scratch);
         if let Pump::Some(count) = found {
             self.splitter.push(&scratch[..count], Stamp::now(), log);
+            attached.iter_mut().for_each(|client| client.feed(self.splitter.stream(), &scratch[..count]));
         }
         found
     }
 
-    /// Logs all that was written before now: no more than the pipe can hold, so a writer that goes on does not
+    /// Pumps all that was written before now: no more than the pipe can hold, so a writer that goes on does not
     /// keep this from ending.
-    pub fn drain(&mut self, scratch: &mut Scratch, log: &mut LogFile) -> Pump {
+    pub fn drain(&mut self, scratch: &mut Scratch, log: &mut LogFile, attached: &mut [Attachment]) -> Pump {
         let mut room = rustix::pipe::fcntl_getpipe_size(&self.fd).unwrap_or(128 << 10);
         loop {
-            match self.pump(scratch, log) {
+            match self.pump(scratch, log, attached) {
                 Pump::Some(count) if count < room => room -= count,
                 other => return other,
             }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::record::ExitRecord;
+use crate::host::program::FileIdentity;
 use crate::model::id::{ContainerId, PodId};
 
 /// Version of this protocol, first thing said in both directions.
@@ -37,7 +38,10 @@ pub enum Call {
     /// Start a process in a running container; stdin, stdout and stderr come as three descriptors with the frame
     /// unless `terminal`. Answered by [`Answer::Execed`].
     Exec(ExecProcess),
-    /// Send a signal. Already gone is success.
+    /// Join the streams of a container that has not ended. One stream socket for each wanted output comes with the
+    /// frame, standard output first. Answered by [`Answer::Attached`].
+    Attach(AttachContainer),
+    /// Send a signal. Already gone is success. SIGKILL for an exec takes the processes of its session along.
     Signal { target: Target, signal: i32 },
     /// Kill the container and run the OCI runtime's `delete --force`. Unknown is success.
     Delete { id: String },
@@ -60,6 +64,10 @@ pub enum Answer {
     /// The process runs (or has ended already: its exit follows as an event). With a terminal, the master comes as
     /// a descriptor with the frame.
     Execed { pid: i32 },
+    /// The outputs are fed from now on. With the frame comes the master of the container's terminal (to be written
+    /// to and resized, never read), or the writing end of its input if `stdin`. `stdin` is false where the container
+    /// has no input, or where it could be had only once.
+    Attached { stdin: bool },
     /// All that the monitor knows.
     State(Box<MonitorState>),
     /// Nothing to tell.
@@ -70,10 +78,15 @@ pub enum Answer {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
+    /// A container was started, and whoever asked for it is gone. Nanoseconds since the epoch.
+    ContainerStarted { id: String, started_at_ns: i64 },
     /// A container's main process ended; its exit record is on disk.
     ContainerExited(ExitRecord),
     /// A process started by [`Call::Exec`] ended. 128 + signal when killed.
     ExecExited { exec_id: String, exit_code: i32 },
+    /// A client of [`Call::Attach`] did not read for so long that its sockets are full. They have ended; what they
+    /// hold is the output up to then.
+    Detached { attach_id: String },
     /// The pod's init ended, and with it everything in the pod's PID namespace.
     PodInitExited,
     /// The monitor is no more. Made by the daemon's side, never sent.
@@ -146,9 +159,12 @@ pub struct CreateContainer {
     /// Whether the bundle asks for a terminal.
     #[serde(default)]
     pub terminal: bool,
-    /// Whether stdin stays open for an attach; `/dev/null` otherwise. With a terminal it is always open.
+    /// Whether stdin stays open for an attach; `/dev/null` otherwise.
     #[serde(default)]
     pub stdin: bool,
+    /// Whether stdin belongs to the first attach that wants it: it ends with that.
+    #[serde(default)]
+    pub stdin_once: bool,
     /// CRI log file; output is read and dropped without one. Its directory exists.
     #[serde(default)]
     pub log_path: Option<PathBuf>,
@@ -164,6 +180,9 @@ pub struct CreateContainer {
     pub kill_cgroup: bool,
     /// Where the exit record goes.
     pub exit_file: PathBuf,
+    /// The runtime's file that the descriptor is a sealed copy of which comes with the frame, if one does.
+    #[serde(default)]
+    pub copy_of: Option<FileIdentity>,
     /// Copied into the exit record, to make it self-contained. At most 64 KiB as JSON.
     #[serde(default)]
     pub identity: serde_json::Value,
@@ -199,6 +218,21 @@ pub struct ExecProcess {
     pub terminal: bool,
 }
 
+/// A client that joins a container's streams.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AttachContainer {
+    /// Chosen by the daemon, unique in the pod.
+    pub attach_id: String,
+    /// The container.
+    pub container_id: String,
+    /// Whether it wants to write to standard input.
+    pub stdin: bool,
+    /// Whether a descriptor for standard output, or all of a terminal, comes along.
+    pub stdout: bool,
+    /// Whether a descriptor for standard error comes along.
+    pub stderr: bool,
+}
+
 /// Whom a signal is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -222,6 +256,9 @@ pub struct MonitorState {
     pub containers: Vec<ContainerState>,
     /// Execs that run.
     pub execs: Vec<ExecState>,
+    /// The last execs that ended, oldest first: for a daemon that missed the event.
+    #[serde(default)]
+    pub ended_execs: Vec<ExecEnd>,
 }
 
 /// A container as its monitor sees it.
@@ -260,6 +297,15 @@ pub struct ExecState {
     pub container_id: String,
     /// Process id, once the OCI runtime has started it.
     pub pid: Option<i32>,
+}
+
+/// How an exec ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecEnd {
+    /// Its id.
+    pub exec_id: String,
+    /// 128 + signal when killed.
+    pub exit_code: i32,
 }
 
 /// First frame of a monitor: in answer to [`ToMonitor::Hello`], or when the setup is done.

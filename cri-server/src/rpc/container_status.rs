@@ -41,6 +41,12 @@ fn info(daemon: &Daemon, record: &ContainerRecord) -> BTreeMap<String, String> {
         "runtimeHandler": record.handler,
         "cgroupsPath": record.cgroups_path,
         "bundle": bundle,
+        "rootfs": daemon.paths.rootfs(&record.id),
+        "snapshotter": "overlayfs",
+        "snapshotKey": record.id,
+        "snapshot": daemon.paths.container(&record.id),
+        "layers": record.layers,
+        "user": record.user,
         "runtimeSpec": spec,
     });
     BTreeMap::from([("info".to_string(), info.to_string())])

@@ -20,7 +20,7 @@ use crate::model::name::Name;
 use crate::monitor::protocol::{ContainerCgroup, CreateContainer, Runtime, default_log_line_limit};
 use crate::spec;
 use crate::steps::cri_config::{missing, plain};
-use crate::steps::{pod_files, resolve, signal, supervise, teardown};
+use crate::steps::{announce, pod_files, resolve, signal, supervise, teardown, volumes};
 use crate::store;
 use crate::store::container::{Container, ContainerRecord, User};
 use crate::store::message::digest;
@@ -60,29 +60,28 @@ async fn find_or_make(
         let reason = format!("is the name of container {}", container.id);
         return Err(Error::AlreadyExists { kind: "container", name: name.to_string(), reason });
     }
-    let wanted = config.image.as_ref().map(|image| image.image.as_str()).filter(|image| !image.is_empty());
-    let wanted = wanted.ok_or_else(|| missing("config.image.image"))?;
-    let image =
-        daemon.images.get(wanted).ok_or_else(|| Error::NotFound { kind: "image", id: wanted.into() })?;
-    let lease =
-        daemon.images.lease(&image).ok_or_else(|| Error::NotFound { kind: "image", id: wanted.into() })?;
-    let record = plan(&daemon, &sandbox, &image, config)?;
+    let images = volumes::claim(&daemon, &config)?;
+    let record = plan(&daemon, &sandbox, &images, config)?;
     let directory = daemon.paths.container(&record.id);
     let container = Container::new(record, directory.clone());
-    container.keep_layers(lease);
+    container.keep_layers(images.lease);
     let _operation = container.operation.lock().await;
     blocking(move || pod_files::make_directory(&directory, 0o711))
         .await?
         .map_err(Error::host("make the directory of the container's record"))?;
     container.enter(ContainerState::Creating)?;
     daemon.containers.insert(container.id.as_str(), container.clone());
-    match make(&daemon, &sandbox, &container, &image).await {
+    match make(&daemon, &sandbox, &container, &images.own).await {
         Ok(()) => Ok(container.id.clone()),
         Err(error) => {
             let left = teardown::erase_container(&daemon, &container).await;
             if !left.is_empty() {
                 // Shown, so that it can be removed and does not keep its name.
-                supervise::end(&container, Exit::unseen(0, store::now(), "it could not be undone wholly"));
+                supervise::end(
+                    &daemon,
+                    &container,
+                    Exit::unseen(0, store::now(), "it could not be undone wholly"),
+                );
             }
             Err(teardown::undone(error, left, format!("make container {}", container.id)))
         }
@@ -93,14 +92,16 @@ async fn find_or_make(
 fn plan(
     daemon: &Daemon,
     sandbox: &Sandbox,
-    image: &Image,
+    images: &volumes::Images,
     config: ContainerConfig,
 ) -> Result<ContainerRecord, Error> {
     if !sandbox.state().is_ready() {
         return Err(not_ready(sandbox));
     }
     let id = ContainerId::generate();
-    let stop_signal = signal::stop_signal(&config, &spec::ImageConfig::from(&image.config))?;
+    let image = &images.own;
+    let defaults = spec::ImageConfig::from(&image.config);
+    let stop_signal = signal::stop_signal(&config, &defaults)?;
     Ok(ContainerRecord {
         pod_id: sandbox.id().clone(),
         boot_id: daemon.boot_id.clone(),
@@ -109,10 +110,13 @@ fn plan(
         image_id: image.id.to_string(),
         image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
         layers: image.layers.clone(),
+        images: images.mounted.clone(),
+        volumes: spec::image_volumes(&config, &defaults)?,
         cgroups_path: format!("{}/{id}", sandbox.fixed.cgroup_parent.trim_end_matches('/')),
         log_path: resolve::log_path(&sandbox.fixed.config, &config)?,
         stop_signal,
         user: None,
+        updated: None,
         state: ContainerState::Creating,
         config,
         id,
@@ -140,14 +144,22 @@ async fn make(
         container: container.clone(),
         image: spec::ImageConfig::from(&image.config),
     };
-    blocking(move || bundle.write()).await??;
+    let (written, program) = {
+        let (daemon, path) = (daemon.clone(), oci.path.clone());
+        blocking(move || (bundle.write(), daemon.programs.get(&path))).await?
+    };
+    let user = written?;
     let monitor = sandbox.monitor().ok_or_else(|| not_ready(sandbox))?;
-    let created = monitor.create(request(daemon, sandbox, container, oci)?).await?;
+    let created = monitor.create_by(request(daemon, sandbox, container, oci)?, program.as_deref()).await?;
     // A stop of the pod that came in between has not seen this container's process, or has killed it.
     if sandbox.abort.is_cancelled() || container.state().is_exited() {
         return Err(Error::Aborted(format!("making container {}", container.id)));
     }
-    container.enter(ContainerState::Created { pid: created.pid })?;
+    container.change(|record| {
+        record.user = Some(user);
+        record.state = ContainerState::Created { pid: created.pid };
+    })?;
+    announce::container(daemon, container);
     Ok(())
 }
 
@@ -168,10 +180,12 @@ fn request(
         runtime: Runtime { path: oci.path, args: oci.args, root: oci.root },
         terminal: record.config.tty,
         stdin: record.config.stdin,
+        stdin_once: record.config.stdin_once,
         log_path: (!record.log_path.is_empty()).then(|| record.log_path.clone().into()),
         log_line_limit: default_log_line_limit(),
         cgroup,
         kill_cgroup: shares_processes(sandbox, &record),
+        copy_of: None,
         exit_file: store::container::exit_path(&daemon.paths.container(&container.id)),
         identity: serde_json::json!({
             "name": metadata.name,
@@ -203,22 +217,23 @@ struct Bundle {
 }
 
 impl Bundle {
-    /// Mounts the root and writes the specification. Blocks.
-    fn write(&self) -> Result<(), Error> {
+    /// Mounts the root, makes the volumes and writes the specification. Blocks.
+    fn write(&self) -> Result<User, Error> {
         let record = self.container.record();
         let rootfs = self.mount_root(&record)?;
+        volumes::mount_images(&self.daemon, &record)?;
         let user = self.resolve_user(&rootfs, &record.config)?;
-        let groups = user.additional_gids.clone();
-        self.container.change(|record| record.user = Some(User { uid: user.uid, gid: user.gid, groups }))?;
         if !record.log_path.is_empty() {
             let parent = Path::new(&record.log_path).parent().unwrap_or(Path::new("/"));
             std::fs::create_dir_all(parent).map_err(Error::host(format!("make {}", parent.display())))?;
         }
         let spec = self.specification(&record, &rootfs, &user)?;
+        volumes::fill(&self.daemon, &record, &rootfs, &self.sandbox.abort)?;
         let path = self.daemon.paths.bundle(&self.container.id).join("config.json");
         let json = serde_json::to_vec(&spec).map_err(|error| Error::Internal(error.to_string()))?;
         write_atomic(&path, &json, 0o600, Durability::Cached)
-            .map_err(Error::host(format!("write {}", path.display())))
+            .map_err(Error::host(format!("write {}", path.display())))?;
+        Ok(User { uid: user.uid, gid: user.gid, groups: user.additional_gids })
     }
 
     fn mount_root(&self, record: &ContainerRecord) -> Result<std::path::PathBuf, Error> {
@@ -269,8 +284,8 @@ impl Bundle {
             pids_limit: None,
             rootfs,
             pod_files: &resolve::pod_files(&self.daemon, &self.sandbox),
-            mount_sources: &resolve::mount_sources(config)?,
-            image_volumes: &[],
+            mount_sources: &resolve::mount_sources(&self.daemon, record)?,
+            image_volumes: &volumes::anonymous(&self.daemon, record),
             devices: &resolve::devices(config)?,
             seccomp_profile: seccomp_profile.as_deref(),
             node: &node::current(&self.daemon.node),

@@ -31,11 +31,21 @@ pub fn pod_sandbox_status(
     })
 }
 
+/// A process in the pod's namespaces, for tools that enter them: the pod's init, or else a container's; 0 if none.
+fn process(daemon: &Daemon, sandbox: &Sandbox) -> i32 {
+    let init = sandbox.monitor().and_then(|monitor| monitor.welcome().pod_init);
+    let containers =
+        || daemon.containers_of(sandbox.id()).iter().find_map(|container| container.state().pid());
+    init.or_else(containers).unwrap_or(0)
+}
+
 fn info(daemon: &Daemon, sandbox: &Sandbox) -> BTreeMap<String, String> {
     let fixed = &sandbox.fixed;
+    let monitor = sandbox.monitor();
     let info = serde_json::json!({
         "id": fixed.id,
-        "pid": 0,
+        "pid": process(daemon, sandbox),
+        "monitorPid": monitor.as_ref().map(|monitor| monitor.welcome().monitor_pid),
         "runtimeHandler": fixed.runtime_handler,
         "namespaces": fixed.pins,
         "cgroupParent": fixed.cgroup_parent,

@@ -6,7 +6,7 @@ use proto::cri::{RemovePodSandboxRequest, RemovePodSandboxResponse};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::steps::teardown;
+use crate::steps::{announce, teardown};
 
 /// Removes a pod sandbox, by force.
 pub async fn remove_pod_sandbox(
@@ -21,6 +21,7 @@ pub async fn remove_pod_sandbox(
     let left = teardown::erase_sandbox(daemon, &sandbox).await;
     if !left.is_empty() {
         sandbox.enter(sandbox.state().stopped())?;
+        announce::sandbox(daemon, &sandbox);
         return Err(Error::Internal(format!("remove pod sandbox {}: {}", sandbox.id(), left.join("; "))));
     }
     Ok(RemovePodSandboxResponse {})

@@ -17,10 +17,10 @@ use crate::model::sandbox::{Pins, SandboxState};
 use crate::monitor::protocol::{NamespaceKind, NewNamespace, PodSetup};
 use crate::spec;
 use crate::steps::cri_config::{check_sandbox, invalid, missing, namespace_options, port_mappings};
-use crate::steps::{pod_files, supervise, teardown};
+use crate::steps::{announce, pod_files, supervise, teardown};
 use crate::store;
 use crate::store::message::digest;
-use crate::store::sandbox::{Sandbox, SandboxRecord};
+use crate::store::sandbox::{PodResources, Sandbox, SandboxRecord};
 
 /// Makes a pod sandbox, or returns the one that an equal request has made.
 pub async fn run_pod_sandbox(
@@ -103,6 +103,7 @@ fn plan(daemon: &Daemon, config: PodSandboxConfig, runtime_handler: String) -> R
         runtime_handler,
         pins,
         cgroup_parent,
+        resources: PodResources::default(),
         state: SandboxState::Creating,
         config,
     })
@@ -121,6 +122,7 @@ async fn make(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<(), Error>
     let hosts_ips = ips.clone();
     blocking(move || pod_files::write_hosts(&paths, &id, &config, &hosts_ips)).await??;
     sandbox.enter(SandboxState::Ready { ips })?;
+    announce::sandbox(daemon, sandbox);
     // A monitor that died before this had nobody to tell.
     match sandbox.monitor() {
         Some(_) => Ok(()),

@@ -7,6 +7,7 @@ use proto::cri::{StartContainerRequest, StartContainerResponse};
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::model::container::ContainerState;
+use crate::steps::announce;
 
 /// Starts a created container.
 pub async fn start_container(
@@ -28,5 +29,6 @@ pub async fn start_container(
         ContainerState::Exited(exit) => exit.started_at = started.started_at_ns,
         state => *state = ContainerState::Running { pid, started_at: started.started_at_ns },
     })?;
+    announce::container(daemon, &container);
     Ok(StartContainerResponse {})
 }

@@ -1,20 +1,21 @@
 //! Status: RuntimeReady and NetworkReady, the handlers and what they can do.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use proto::cri::{
     RuntimeCondition, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusRequest,
     StatusResponse,
 };
 
+use crate::config::HandlerConfig;
 use crate::daemon::Daemon;
 use crate::error::{Error, chain};
 use crate::spec::{Availability, HandlerFacts};
 
 /// Status of the runtime.
 pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<StatusResponse, Error> {
-    let network = daemon.cni.status().await;
+    let network = daemon.cni.status().await.map(drop).map_err(|error| chain(&error));
     let condition = |kind: &str, problem: Option<(&str, String)>| {
         let status = problem.is_none();
         let (reason, message) = problem.unwrap_or_default();
@@ -22,13 +23,17 @@ pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<Stat
     };
     let conditions = vec![
         condition("RuntimeReady", runtime_problem(daemon).map(|message| ("OCIRuntimeMissing", message))),
-        condition("NetworkReady", network.err().map(|error| ("NetworkPluginNotReady", chain(&error)))),
+        condition("NetworkReady", network.clone().err().map(|error| ("NetworkPluginNotReady", error))),
     ];
     Ok(StatusResponse {
         status: Some(RuntimeStatus { conditions }),
-        info: if request.verbose { info(daemon) } else { BTreeMap::new() },
+        info: if request.verbose { info(daemon, &network) } else { BTreeMap::new() },
         runtime_handlers: handlers(daemon),
-        features: Some(RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
+        features: Some(RuntimeFeatures {
+            supplemental_groups_policy: true,
+            mount_options: true,
+            ..Default::default()
+        }),
     })
 }
 
@@ -53,15 +58,33 @@ fn handlers(daemon: &Daemon) -> Vec<RuntimeHandler> {
     default.into_iter().chain(named).map(handler).collect()
 }
 
-fn info(daemon: &Daemon) -> BTreeMap<String, String> {
+/// JSON texts, under the keys that people know from other runtimes where there are such.
+fn info(daemon: &Daemon, network: &Result<(), String>) -> BTreeMap<String, String> {
+    let config = &daemon.config;
+    let handler = |(name, handler): (&String, &HandlerConfig)| {
+        let root = handler.root.clone().unwrap_or_else(|| daemon.paths.oci_root(name));
+        (name.clone(), serde_json::json!({"path": handler.path, "args": handler.args, "root": root}))
+    };
+    let handlers: BTreeMap<_, _> = config.runtime.handlers.iter().map(handler).collect();
     let config = serde_json::json!({
         "rootDir": daemon.paths.root(),
         "stateDir": daemon.paths.state(),
-        "cniConfDir": daemon.config.cni.conf_dir,
-        "cgroupDriver": daemon.config.cgroup.driver,
-        "defaultRuntimeHandler": daemon.config.runtime.default_handler,
+        "socket": config.socket,
+        "monitor": config.monitor,
+        "netnsDir": config.netns_dir,
+        "cniConfDir": config.cni.conf_dir,
+        "cniBinDirs": config.cni.bin_dirs,
+        "cgroupDriver": config.cgroup.driver,
+        "cgroupParent": config.cgroup.parent,
+        "defaultRuntimeHandler": config.runtime.default_handler,
+        "runtimeHandlers": handlers,
+        "podCIDR": *daemon.pod_cidr.lock().unwrap_or_else(PoisonError::into_inner),
         "pods": daemon.sandboxes.len(),
         "containers": daemon.containers.len(),
     });
-    BTreeMap::from([("config".to_string(), config.to_string())])
+    let network = serde_json::json!(network.as_ref().err().map_or("OK", String::as_str));
+    BTreeMap::from([
+        ("config".to_string(), config.to_string()),
+        ("lastCNILoadStatus".to_string(), network.to_string()),
+    ])
 }

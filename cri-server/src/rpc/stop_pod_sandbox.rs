@@ -6,7 +6,7 @@ use proto::cri::{StopPodSandboxRequest, StopPodSandboxResponse};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::steps::teardown;
+use crate::steps::{announce, teardown};
 
 /// Stops a pod sandbox; a create in flight is aborted first.
 pub async fn stop_pod_sandbox(
@@ -24,6 +24,7 @@ pub async fn stop_pod_sandbox(
     }
     if daemon.sandboxes.find(sandbox.id().as_str()).is_some() {
         sandbox.enter(sandbox.state().stopped())?;
+        announce::sandbox(daemon, &sandbox);
     }
     Ok(StopPodSandboxResponse {})
 }

@@ -1,28 +1,24 @@
 //! ImageService.
 
-use std::pin::Pin;
-
 use proto::cri::*;
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use super::Service;
+use super::{Items, Service, items};
 use crate::detached::detached;
-use crate::error::Error;
 use crate::rpc;
 
 type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl image_service_server::ImageService for Service {
-    type StreamImagesStream = Pin<Box<dyn Stream<Item = Result<StreamImagesResponse, Status>> + Send>>;
+    type StreamImagesStream = Items<StreamImagesResponse>;
 
     async fn list_images(&self, request: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
-        Ok(Response::new(rpc::list_images::list_images(&self.daemon, &request.into_inner())))
+        Ok(Response::new(rpc::list_images::list_images(&self.daemon, request.into_inner())))
     }
 
-    async fn stream_images(&self, _: Request<StreamImagesRequest>) -> Answer<Self::StreamImagesStream> {
-        Err(Error::Unimplemented("StreamImages").into())
+    async fn stream_images(&self, request: Request<StreamImagesRequest>) -> Answer<Self::StreamImagesStream> {
+        Ok(items(rpc::stream_images::stream_images(&self.daemon, request.into_inner())))
     }
 
     async fn image_status(&self, request: Request<ImageStatusRequest>) -> Answer<ImageStatusResponse> {

@@ -1,18 +1,16 @@
 //! RuntimeService.
 
-use std::pin::Pin;
-
 use proto::cri::*;
-use tokio_stream::Stream;
+use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status};
 
-use super::Service;
+use super::{Items, Service, items};
 use crate::detached::detached;
 use crate::error::Error;
+use crate::events::Reader;
 use crate::rpc;
 
 type Answer<T> = Result<Response<T>, Status>;
-type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl runtime_service_server::RuntimeService for Service {
@@ -64,14 +62,14 @@ impl runtime_service_server::RuntimeService for Service {
         &self,
         request: Request<ListPodSandboxRequest>,
     ) -> Answer<ListPodSandboxResponse> {
-        Ok(Response::new(rpc::list_pod_sandbox::list_pod_sandbox(&self.daemon, &request.into_inner())))
+        Ok(Response::new(rpc::list_pod_sandbox::list_pod_sandbox(&self.daemon, request.into_inner())))
     }
 
     async fn stream_pod_sandboxes(
         &self,
-        _: Request<StreamPodSandboxesRequest>,
+        request: Request<StreamPodSandboxesRequest>,
     ) -> Answer<Self::StreamPodSandboxesStream> {
-        Err(Error::Unimplemented("StreamPodSandboxes").into())
+        Ok(items(rpc::stream_pod_sandboxes::stream_pod_sandboxes(&self.daemon, request.into_inner())))
     }
 
     async fn create_container(
@@ -113,14 +111,14 @@ impl runtime_service_server::RuntimeService for Service {
         &self,
         request: Request<ListContainersRequest>,
     ) -> Answer<ListContainersResponse> {
-        Ok(Response::new(rpc::list_containers::list_containers(&self.daemon, &request.into_inner())))
+        Ok(Response::new(rpc::list_containers::list_containers(&self.daemon, request.into_inner())))
     }
 
     async fn stream_containers(
         &self,
-        _: Request<StreamContainersRequest>,
+        request: Request<StreamContainersRequest>,
     ) -> Answer<Self::StreamContainersStream> {
-        Err(Error::Unimplemented("StreamContainers").into())
+        Ok(items(rpc::stream_containers::stream_containers(&self.daemon, request.into_inner())))
     }
 
     async fn container_status(
@@ -132,9 +130,13 @@ impl runtime_service_server::RuntimeService for Service {
 
     async fn update_container_resources(
         &self,
-        _: Request<UpdateContainerResourcesRequest>,
+        request: Request<UpdateContainerResourcesRequest>,
     ) -> Answer<UpdateContainerResourcesResponse> {
-        Err(Error::Unimplemented("UpdateContainerResources").into())
+        let daemon = self.daemon.clone();
+        let work = async move {
+            rpc::update_container_resources::update_container_resources(&daemon, request.into_inner()).await
+        };
+        Ok(Response::new(detached(work).await?))
     }
 
     async fn reopen_container_log(
@@ -154,16 +156,19 @@ impl runtime_service_server::RuntimeService for Service {
         Ok(Response::new(detached(work).await?))
     }
 
-    async fn exec(&self, _: Request<ExecRequest>) -> Answer<ExecResponse> {
-        Err(Error::Unimplemented("Exec").into())
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        let exec = rpc::exec::exec(&self.daemon, request.into_inner())?;
+        Ok(Response::new(ExecResponse { url: self.streaming.url_for(exec)? }))
     }
 
-    async fn attach(&self, _: Request<AttachRequest>) -> Answer<AttachResponse> {
-        Err(Error::Unimplemented("Attach").into())
+    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        let attach = rpc::attach::attach(&self.daemon, request.into_inner())?;
+        Ok(Response::new(AttachResponse { url: self.streaming.url_for(attach)? }))
     }
 
-    async fn port_forward(&self, _: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
-        Err(Error::Unimplemented("PortForward").into())
+    async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+        let forward = rpc::port_forward::port_forward(&self.daemon, request.into_inner())?;
+        Ok(Response::new(PortForwardResponse { url: self.streaming.url_for(forward)? }))
     }
 
     async fn container_stats(
@@ -184,9 +189,10 @@ impl runtime_service_server::RuntimeService for Service {
 
     async fn stream_container_stats(
         &self,
-        _: Request<StreamContainerStatsRequest>,
+        request: Request<StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        Err(Error::Unimplemented("StreamContainerStats").into())
+        let request = request.into_inner();
+        Ok(items(rpc::stream_container_stats::stream_container_stats(&self.daemon, request).await?))
     }
 
     async fn pod_sandbox_stats(
@@ -209,16 +215,18 @@ impl runtime_service_server::RuntimeService for Service {
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<StreamPodSandboxStatsRequest>,
+        request: Request<StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        Err(Error::Unimplemented("StreamPodSandboxStats").into())
+        let request = request.into_inner();
+        Ok(items(rpc::stream_pod_sandbox_stats::stream_pod_sandbox_stats(&self.daemon, request).await?))
     }
 
     async fn update_runtime_config(
         &self,
-        _: Request<UpdateRuntimeConfigRequest>,
+        request: Request<UpdateRuntimeConfigRequest>,
     ) -> Answer<UpdateRuntimeConfigResponse> {
-        Ok(Response::new(UpdateRuntimeConfigResponse {}))
+        let request = request.into_inner();
+        Ok(Response::new(rpc::update_runtime_config::update_runtime_config(&self.daemon, request)?))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
@@ -227,9 +235,13 @@ impl runtime_service_server::RuntimeService for Service {
 
     async fn checkpoint_container(
         &self,
-        _: Request<CheckpointContainerRequest>,
+        request: Request<CheckpointContainerRequest>,
     ) -> Answer<CheckpointContainerResponse> {
-        Err(Error::Unimplemented("CheckpointContainer").into())
+        let daemon = self.daemon.clone();
+        let work = async move {
+            rpc::checkpoint_container::checkpoint_container(&daemon, request.into_inner()).await
+        };
+        Ok(Response::new(detached(work).await?))
     }
 
     async fn checkpoint_pod(&self, _: Request<CheckpointPodRequest>) -> Answer<CheckpointPodResponse> {
@@ -244,28 +256,31 @@ impl runtime_service_server::RuntimeService for Service {
         &self,
         _: Request<GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
-        Err(Error::Unimplemented("GetContainerEvents").into())
+        let reader = rpc::get_container_events::get_container_events(&self.daemon);
+        let next = |mut reader: Reader| async { reader.next().await.map(|event| (event, reader)) };
+        let events = futures_util::stream::unfold(reader, next);
+        Ok(Response::new(Box::pin(events.map(|event| event.map_err(Status::from)))))
     }
 
     async fn list_metric_descriptors(
         &self,
         _: Request<ListMetricDescriptorsRequest>,
     ) -> Answer<ListMetricDescriptorsResponse> {
-        Err(Error::Unimplemented("ListMetricDescriptors").into())
+        Ok(Response::new(rpc::list_metric_descriptors::list_metric_descriptors(&self.daemon)))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<ListPodSandboxMetricsRequest>,
     ) -> Answer<ListPodSandboxMetricsResponse> {
-        Err(Error::Unimplemented("ListPodSandboxMetrics").into())
+        Ok(Response::new(rpc::list_pod_sandbox_metrics::list_pod_sandbox_metrics(&self.daemon).await?))
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        Err(Error::Unimplemented("StreamPodSandboxMetrics").into())
+        Ok(items(rpc::stream_pod_sandbox_metrics::stream_pod_sandbox_metrics(&self.daemon).await?))
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
@@ -274,8 +289,13 @@ impl runtime_service_server::RuntimeService for Service {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<UpdatePodSandboxResourcesRequest>,
+        request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Answer<UpdatePodSandboxResourcesResponse> {
-        Err(Error::Unimplemented("UpdatePodSandboxResources").into())
+        let daemon = self.daemon.clone();
+        let work = async move {
+            rpc::update_pod_sandbox_resources::update_pod_sandbox_resources(&daemon, request.into_inner())
+                .await
+        };
+        Ok(Response::new(detached(work).await?))
     }
 }

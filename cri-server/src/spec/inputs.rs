@@ -208,6 +208,18 @@ pub struct HandlerFacts {
     pub masked_equal: MaskedEqual,
     /// How it spells the propagation of the root.
     pub propagation: PropagationWords,
+    /// Where it can mount the container's cgroups.
+    pub cgroup_mount: CgroupMount,
+}
+
+/// Where an OCI runtime can mount the cgroups of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupMount {
+    /// Everywhere.
+    Always,
+    /// Not in a PID namespace that it joins, on v1: youki 0.7, which looks for its pid of that namespace in the
+    /// node's /proc.
+    NotInJoinedPids,
 }
 
 /// Spelling of the propagation of a container's root.
@@ -235,6 +247,7 @@ impl Default for HandlerFacts {
             recursive_read_only: Availability::Missing,
             masked_equal: MaskedEqual::ValueIsMask,
             propagation: PropagationWords::Recursive,
+            cgroup_mount: CgroupMount::Always,
         }
     }
 }

@@ -35,6 +35,7 @@ mod ring1_tests;
 pub use error::SpecError;
 pub use exec::{Terminal, exec_process};
 pub use inputs::*;
+pub use mounts::image_volumes;
 pub use resources::linux_resources;
 
 use request::Request;

@@ -35,6 +35,9 @@ pub struct Process {
     /// Whether it gets a terminal.
     #[serde(default)]
     pub terminal: bool,
+    /// First size of the terminal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console_size: Option<ConsoleSize>,
     /// Credentials.
     pub user: User,
     /// Command line, the program first.
@@ -59,6 +62,15 @@ pub struct Process {
     /// −1000 to 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
+}
+
+/// Size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleSize {
+    /// Rows.
+    pub height: u16,
+    /// Columns.
+    pub width: u16,
 }
 
 /// Numeric credentials.

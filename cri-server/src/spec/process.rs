@@ -11,6 +11,7 @@ pub(super) fn process(request: &Request<'_>, capabilities: Capabilities) -> Resu
     let inputs = request.inputs;
     Ok(Process {
         terminal: inputs.config.tty,
+        console_size: None,
         user: user(request),
         args: command_line(request)?,
         env: env::environment(request)?,

@@ -59,7 +59,7 @@ pub fn container_item(record: &ContainerRecord) -> cri::Container {
         id: record.id.to_string(),
         pod_sandbox_id: record.pod_id.to_string(),
         metadata: record.config.metadata.clone(),
-        image: record.config.image.clone(),
+        image: shown_image(&record.config),
         image_ref: record.image_ref.clone(),
         state: container_state(&record.state) as i32,
         created_at: record.created_at,
@@ -78,18 +78,17 @@ pub fn container_status(record: &ContainerRecord) -> cri::ContainerStatus {
         state: container_state(&record.state) as i32,
         created_at: record.created_at,
         started_at: record.state.started_at(),
-        image: config.image.clone(),
+        image: shown_image(config),
         image_ref: record.image_ref.clone(),
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
-        mounts: config.mounts.clone(),
+        mounts: mounts(record),
         log_path: record.log_path.clone(),
         image_id: record.image_id.clone(),
-        stop_signal: config.stop_signal,
+        stop_signal: super::signal::of_number(record.stop_signal) as i32,
         ..Default::default()
     };
-    let resources = config.linux.as_ref().and_then(|linux| linux.resources.clone());
-    status.resources = resources.map(|linux| cri::ContainerResources { linux: Some(linux), windows: None });
+    status.resources = Some(cri::ContainerResources { linux: Some(record.resources()), windows: None });
     status.user = record.user.as_ref().map(|user| cri::ContainerUser {
         linux: Some(cri::LinuxContainerUser {
             uid: user.uid.into(),
@@ -104,6 +103,26 @@ pub fn container_status(record: &ContainerRecord) -> cri::ContainerStatus {
         status.message = exit.message.clone();
     }
     status
+}
+
+/// The image as the user named it: a kubelet asks by id and tells that name beside.
+fn shown_image(config: &cri::ContainerConfig) -> Option<cri::ImageSpec> {
+    let mut image = config.image.clone()?;
+    if !image.user_specified_image.is_empty() {
+        image.image.clone_from(&image.user_specified_image);
+    }
+    Some(image)
+}
+
+/// The mounts as they were requested, images with what their names meant then.
+fn mounts(record: &ContainerRecord) -> Vec<cri::Mount> {
+    let mut mounts = record.config.mounts.clone();
+    for image in &record.images {
+        if let Some(spec) = mounts.get_mut(image.mount).and_then(|mount| mount.image.as_mut()) {
+            spec.image_ref = image.image_id.clone();
+        }
+    }
+    mounts
 }
 
 /// The container's state as the CRI knows it.

@@ -19,7 +19,7 @@ use crate::paths::Paths;
 /// Size of a pod's `/dev/shm`, bytes.
 const SHM_SIZE: u64 = 64 << 20;
 
-/// Makes the pod's directory, files and `/dev/shm`.
+/// Makes the pod's directory, files and `/dev/shm`; `hosts` waits for the addresses.
 pub fn prepare(paths: &Paths, id: &PodId, config: &PodSandboxConfig) -> Result<(), Error> {
     let state = paths.pod_state(id);
     let at = |path: &Path| format!("prepare {}", path.display());
@@ -33,7 +33,6 @@ pub fn prepare(paths: &Paths, id: &PodId, config: &PodSandboxConfig) -> Result<(
     let hostname = hostname(config);
     write("hostname", &format!("{hostname}\n"))?;
     write("resolv.conf", &resolver(config.dns_config.as_ref()))?;
-    write("hosts", &hosts(&hostname, &[]))?;
     if namespace_options(config).ipc == NamespaceMode::Pod as i32 {
         let shm = paths.shm(id);
         make_directory(&shm, 0o1777).map_err(Error::host(at(&shm)))?;

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use proto::cri::{self, NamespaceMode};
 
 use super::cri_config::{invalid, namespace_options};
+use super::volumes;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::host::user::{GroupsPolicy, UserRequest};
 use crate::host::{fs, source};
 use crate::spec::seccomp::Requested;
 use crate::spec::{self, MountSource, NamespacePaths, PodFiles, ResolvedDevice};
+use crate::store::container::ContainerRecord;
 use crate::store::sandbox::Sandbox;
 
 /// Where the kubelet keeps seccomp profiles.
@@ -18,20 +20,26 @@ const PROFILES: &str = "/var/lib/kubelet/seccomp";
 /// Largest seccomp profile, bytes.
 const PROFILE_LIMIT: u64 = 4 << 20;
 
-/// Sources of the container's mounts, in the order of the request.
-pub fn mount_sources(config: &cri::ContainerConfig) -> Result<Vec<MountSource>, Error> {
-    let resolve = |mount: &cri::Mount| {
-        if mount.image.is_some() {
-            return Err(invalid("config.mounts.image", "image volumes are not supported by this version"));
-        }
-        source::mount_source(&mount.host_path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::InvalidInput => {
-                invalid("config.mounts.host_path", format!("{error}, got {:?}", mount.host_path))
-            }
-            _other => Error::host(format!("find the source of mount {:?}", mount.host_path))(error),
-        })
+/// Sources of the container's mounts, in the order of the request. Its images are mounted.
+pub fn mount_sources(daemon: &Daemon, record: &ContainerRecord) -> Result<Vec<MountSource>, Error> {
+    let resolve = |(index, mount): (usize, &cri::Mount)| match &mount.image {
+        Some(image) => volumes::image_source(&daemon.paths.image_mount(&record.id, index), mount)
+            .map_err(volumes::failed(&image.image)),
+        None => host_source(mount),
     };
-    config.mounts.iter().map(resolve).collect()
+    record.config.mounts.iter().enumerate().map(resolve).collect()
+}
+
+fn host_source(mount: &cri::Mount) -> Result<MountSource, Error> {
+    let path = &mount.host_path;
+    let propagates = mount.propagation != cri::MountPropagation::PropagationPrivate as i32;
+    let look = if propagates { source::propagating_source } else { source::private_source };
+    look(Path::new(path)).map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidInput => {
+            invalid("config.mounts.host_path", format!("{error}, got {path:?}"))
+        }
+        _other => Error::host(format!("find the source of mount {path:?}"))(error),
+    })
 }
 
 /// Devices of the request, in its order.

@@ -16,7 +16,7 @@ use crate::store::container::Container;
 use crate::store::sandbox::Sandbox;
 
 /// Most entries of a writable layer that are counted.
-const LAYER_ENTRIES: u64 = 200_000;
+pub const LAYER_ENTRIES: u64 = 200_000;
 
 /// Statistics of a container; one that does not run uses nothing but its writable layer. Blocks.
 pub fn container(daemon: &Daemon, container: &Container) -> Result<cri::ContainerStats, Error> {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::teardown;
+use super::{announce, teardown};
 use crate::daemon::Daemon;
 use crate::error::chain;
 use crate::host::monitor::Monitor;
 use crate::model::container::{ContainerState, Exit};
+use crate::model::id::PodId;
 use crate::monitor::protocol::{ContainerStatus, Event};
 use crate::monitor::record::ExitRecord;
 use crate::store;
@@ -28,7 +29,8 @@ pub fn follow(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, monitor: Monitor) {
             };
             match event {
                 Ok(Event::ContainerExited(record)) => exited(&daemon, &record),
-                Ok(Event::ExecExited { .. } | Event::PodInitExited) => {}
+                Ok(Event::ContainerStarted { id, started_at_ns }) => started(&daemon, &id, started_at_ns),
+                Ok(Event::ExecExited { .. } | Event::Detached { .. } | Event::PodInitExited) => {}
                 Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => catch_up(&daemon, &sandbox).await,
                 Ok(Event::Gone) | Err(tokio::sync::broadcast::error::RecvError::Closed) => break,
             }
@@ -39,13 +41,54 @@ pub fn follow(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, monitor: Monitor) {
     });
 }
 
+/// Takes over the ends of containers whose pod's record is unreadable, and does nothing else to that pod.
+pub fn listen(daemon: &Arc<Daemon>, pod: PodId, monitor: Monitor) {
+    let mut events = monitor.events();
+    let daemon = daemon.clone();
+    tokio::spawn(async move {
+        tell_exited(&daemon, &monitor).await;
+        loop {
+            match events.recv().await {
+                Ok(Event::ContainerExited(record)) => exited(&daemon, &record),
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
+                    tell_exited(&daemon, &monitor).await;
+                }
+                Ok(Event::Gone) | Err(tokio::sync::broadcast::error::RecvError::Closed) => break,
+                Ok(_others) => {}
+            }
+        }
+        lose_containers(&daemon, &pod).await;
+    });
+}
+
+async fn tell_exited(daemon: &Arc<Daemon>, monitor: &Monitor) {
+    let Ok(state) = monitor.state().await else { return };
+    for container in &state.containers {
+        if let ContainerStatus::Exited { record, .. } = &container.status {
+            exited(daemon, record);
+        }
+    }
+}
+
+/// Takes over a start that its caller did not live to hear of.
+fn started(daemon: &Daemon, id: &str, started_at: i64) {
+    let Some(container) = daemon.containers.find(id) else { return };
+    let ContainerState::Created { pid } = container.state() else { return };
+    // It may have exited meanwhile, and then it stays so.
+    if let Err(error) = container.enter(ContainerState::Running { pid, started_at }) {
+        let container = container.id.short();
+        tracing::error!(container, error = chain(&error), "the start cannot be recorded");
+    }
+    announce::container(daemon, &container);
+}
+
 /// Takes over an end that the monitor has recorded.
 pub fn exited(daemon: &Arc<Daemon>, record: &ExitRecord) {
     let Some(container) = daemon.containers.find(record.container_id.as_str()) else { return };
     if container.state().is_exited() {
         return;
     }
-    end(&container, exit(&container, record));
+    end(daemon, &container, exit(&container, record));
     teardown::release_later(daemon, container);
 }
 
@@ -66,7 +109,7 @@ pub fn exit(container: &Container, record: &ExitRecord) -> Exit {
 }
 
 /// Records an end; one that cannot be written is at least shown.
-pub fn end(container: &Container, exit: Exit) {
+pub fn end(daemon: &Daemon, container: &Container, exit: Exit) {
     if let Err(error) = container.enter(ContainerState::Exited(exit.clone())) {
         tracing::error!(
             container = container.id.short(),
@@ -75,6 +118,7 @@ pub fn end(container: &Container, exit: Exit) {
         );
         container.show_exit(exit);
     }
+    announce::container(daemon, container);
 }
 
 /// Asks for all states again after events were missed.
@@ -83,8 +127,12 @@ async fn catch_up(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) {
     match monitor.state().await {
         Ok(state) => {
             for container in &state.containers {
-                if let ContainerStatus::Exited { record, .. } = &container.status {
-                    exited(daemon, record);
+                match &container.status {
+                    ContainerStatus::Running { started_at_ns, .. } => {
+                        started(daemon, &container.id, *started_at_ns);
+                    }
+                    ContainerStatus::Exited { record, .. } => exited(daemon, record),
+                    ContainerStatus::Creating | ContainerStatus::Created { .. } => {}
                 }
             }
         }
@@ -98,7 +146,18 @@ async fn catch_up(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) {
 pub async fn lost(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) {
     tracing::error!(pod = sandbox.id().short(), "the monitor is gone; its containers are killed");
     sandbox.set_monitor(None);
-    for container in daemon.containers_of(sandbox.id()) {
+    lose_containers(daemon, sandbox.id()).await;
+    if sandbox.state().is_ready()
+        && let Err(error) = sandbox.enter(sandbox.state().stopped())
+    {
+        tracing::error!(pod = sandbox.id().short(), error = chain(&error), "cannot be recorded as not ready");
+    }
+    announce::sandbox(daemon, sandbox);
+}
+
+/// Ends the containers that a dead monitor has left.
+async fn lose_containers(daemon: &Arc<Daemon>, pod: &PodId) {
+    for container in daemon.containers_of(pod) {
         if container.state().is_exited() {
             continue;
         }
@@ -106,12 +165,7 @@ pub async fn lost(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) {
             tracing::error!(container = container.id.short(), error = chain(&error), "cannot be killed");
         }
         let at = container.state().started_at();
-        end(&container, Exit::unseen(at, store::now(), "the pod's monitor died"));
+        end(daemon, &container, Exit::unseen(at, store::now(), "the pod's monitor died"));
         teardown::release_later(daemon, container);
-    }
-    if sandbox.state().is_ready()
-        && let Err(error) = sandbox.enter(sandbox.state().stopped())
-    {
-        tracing::error!(pod = sandbox.id().short(), error = chain(&error), "cannot be recorded as not ready");
     }
 }

@@ -3,17 +3,21 @@
 //! recovery. Teardown never stops at the first error.
 
 use std::io::ErrorKind::NotFound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::announce;
 use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::{Error, chain};
 use crate::host::monitor::{Monitor, MonitorError};
 use crate::host::mount;
 use crate::model::container::Exit;
+use crate::model::id::ContainerId;
+use crate::model::sandbox::SandboxState;
 use crate::monitor::protocol::Target;
+use crate::paths::Paths;
 use crate::store;
 use crate::store::container::Container;
 use crate::store::sandbox::Sandbox;
@@ -46,6 +50,7 @@ pub async fn kill(daemon: &Daemon, container: &Container) -> Result<(), Error> {
     let at = container.state().started_at();
     let unseen = Exit::unseen(at, store::now(), "the monitor did not report the end");
     container.show_exit(unseen);
+    announce::container(daemon, container);
     Ok(())
 }
 
@@ -58,6 +63,9 @@ pub async fn kill_cgroup(daemon: &Daemon, container: &Container) -> Result<(), E
 /// Takes back what a container has for this boot: the OCI runtime's state, its cgroup, its root, its bundle.
 pub async fn release_container(daemon: &Daemon, container: &Container) -> Vec<String> {
     let mut failures = Vec::new();
+    if container.released.get().is_some() {
+        return failures;
+    }
     let record = container.record();
     let id = container.id.to_string();
     let monitor = daemon.sandboxes.find(container.pod_id.as_str()).and_then(|sandbox| sandbox.monitor());
@@ -80,23 +88,33 @@ pub async fn release_container(daemon: &Daemon, container: &Container) -> Vec<St
         failures.extend(deletion.err());
     }
     note(&mut failures, "cgroup", remove_cgroup(daemon, &record.cgroups_path).await);
-    let rootfs = daemon.paths.rootfs(&container.id);
+    let mounts = mounts_of(&daemon.paths, &container.id);
     let bundle = daemon.paths.bundle(&container.id);
     let removed = blocking(move || {
-        let unmounted = mount::unmount(&rootfs);
+        let unmounted = mounts.iter().map(|path| mount::unmount(path)).fold(Ok(()), Result::and);
         // A root that is still mounted must not be walked into: its files are the layers'.
         let removed = if unmounted.is_ok() { mount::remove_tree(&bundle) } else { Ok(()) };
-        [("root", unmounted), ("bundle", removed)]
+        [("root and images", unmounted), ("bundle", removed)]
     })
     .await;
     match removed {
         Ok(results) => failures.extend(results.into_iter().filter_map(failure)),
         Err(error) => failures.push(chain(&error)),
     }
+    // Before its end more of it may be made.
+    if failures.is_empty() && container.state().is_exited() {
+        container.released.get_or_init(|| ());
+    }
     failures
 }
 
-/// Takes back all of a container, its writable layer, and last its record.
+/// Where something may be mounted for the container: its root, and images that are its volumes.
+pub fn mounts_of(paths: &Paths, id: &ContainerId) -> Vec<PathBuf> {
+    let images = std::fs::read_dir(paths.image_mounts(id)).into_iter().flatten().flatten();
+    std::iter::once(paths.rootfs(id)).chain(images.map(|entry| entry.path())).collect()
+}
+
+/// Takes back all of a container, its writable layer and volumes, and last its record.
 pub async fn erase_container(daemon: &Daemon, container: &Container) -> Vec<String> {
     let mut failures = Vec::new();
     note(&mut failures, "kill", kill(daemon, container).await);
@@ -107,8 +125,11 @@ pub async fn erase_container(daemon: &Daemon, container: &Container) -> Vec<Stri
     let directory = daemon.paths.container(&container.id);
     let erased = blocking(move || erase_directory(&directory)).await;
     match erased {
-        Ok(Ok(())) => daemon.containers.remove(container.id.as_str()),
-        Ok(Err(error)) => failures.push(format!("writable layer: {error}")),
+        Ok(Ok(())) => {
+            daemon.containers.remove(container.id.as_str());
+            announce::container_deleted(daemon, container);
+        }
+        Ok(Err(error)) => failures.push(format!("writable layer and volumes: {error}")),
         Err(error) => failures.push(chain(&error)),
     }
     failures
@@ -118,6 +139,9 @@ pub async fn erase_container(daemon: &Daemon, container: &Container) -> Vec<Stri
 /// cgroup where the request named no parent.
 pub async fn release_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> {
     let mut failures = Vec::new();
+    if sandbox.released.get().is_some() {
+        return failures;
+    }
     end_wedged(daemon, sandbox).await;
     for container in daemon.containers_of(sandbox.id()) {
         note(&mut failures, "kill a container", kill(daemon, &container).await);
@@ -144,6 +168,10 @@ pub async fn release_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> 
         Ok(results) => failures.extend(results.into_iter().filter_map(failure)),
         Err(error) => failures.push(chain(&error)),
     }
+    // While it is being made more of it may come.
+    if failures.is_empty() && sandbox.state() != SandboxState::Creating {
+        sandbox.released.get_or_init(|| ());
+    }
     failures
 }
 
@@ -165,7 +193,10 @@ pub async fn erase_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> {
     })
     .await;
     match erased {
-        Ok(Ok(())) => daemon.sandboxes.remove(sandbox.id().as_str()),
+        Ok(Ok(())) => {
+            daemon.sandboxes.remove(sandbox.id().as_str());
+            announce::sandbox_deleted(daemon, sandbox);
+        }
         Ok(Err(error)) => failures.push(format!("files: {error}")),
         Err(error) => failures.push(chain(&error)),
     }

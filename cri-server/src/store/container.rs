@@ -1,9 +1,9 @@
 //! Containers: the record, the exit record, and the live object around them.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use proto::cri::{ContainerConfig, ContainerMetadata};
+use proto::cri::{ContainerConfig, ContainerMetadata, LinuxContainerResources};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use crate::image::{LayerKey, Lease};
 use crate::model::container::{ContainerState, Exit};
 use crate::model::id::{ContainerId, PodId};
 use crate::model::name::Name;
+use crate::model::stage::Stage;
 
 /// What is on disk about a container: enough to serve it and to undo all of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,6 +36,12 @@ pub struct ContainerRecord {
     pub image_ref: String,
     /// Keys of its image's layers, bottom first: they stay while the container does.
     pub layers: Vec<LayerKey>,
+    /// Images that are mounted into it.
+    #[serde(default)]
+    pub images: Vec<MountedImage>,
+    /// Places of its anonymous volumes in the container; the directory of each is named by its index here.
+    #[serde(default)]
+    pub volumes: Vec<PathBuf>,
     /// Path of its cgroup, as the OCI runtime takes it.
     pub cgroups_path: String,
     /// Log file, absolute; empty when the output is discarded.
@@ -46,9 +53,23 @@ pub struct ContainerRecord {
     /// State.
     #[serde(flatten)]
     pub state: ContainerState,
+    /// Limits that were set after it was made; `None` while those of the configuration are in force.
+    #[serde(default, with = "super::message::optional")]
+    pub updated: Option<LinuxContainerResources>,
     /// Configuration as it was requested.
     #[serde(with = "super::message")]
     pub config: ContainerConfig,
+}
+
+/// An image that is mounted into a container as a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedImage {
+    /// Index of the mount in the configuration, which names the mount point too.
+    pub mount: usize,
+    /// Id of the image.
+    pub image_id: String,
+    /// Keys of its layers, bottom first: they stay while the container does.
+    pub layers: Vec<LayerKey>,
 }
 
 /// User that a container's process runs as.
@@ -77,9 +98,15 @@ pub struct Container {
     pub kill_at: watch::Sender<Option<Instant>>,
     /// Processor time when it was last asked for.
     pub sample: Mutex<Option<Sample>>,
+    /// Set when nothing of this boot is left of it but its records.
+    pub released: OnceLock<()>,
+    /// How far listeners have heard of it; an old one is known as its record says.
+    pub announced: Mutex<Stage>,
     /// Keeps the image's layers while the container lives.
     layers: Mutex<Option<Lease>>,
-    record: Mutex<Arc<ContainerRecord>>,
+    record: RwLock<Arc<ContainerRecord>>,
+    /// Held by who writes the record; readers do not wait for the disk.
+    write: Mutex<()>,
     state: watch::Sender<ContainerState>,
     directory: PathBuf,
 }
@@ -95,8 +122,11 @@ impl Container {
             operation: tokio::sync::Mutex::default(),
             kill_at: watch::Sender::new(None),
             sample: Mutex::default(),
+            released: OnceLock::new(),
+            announced: Mutex::new(Stage::of_container(&record.state)),
             layers: Mutex::default(),
-            record: Mutex::new(Arc::new(record)),
+            record: RwLock::new(Arc::new(record)),
+            write: Mutex::default(),
             state,
             directory,
         })
@@ -104,12 +134,12 @@ impl Container {
 
     /// Keeps layers while the container lives.
     pub fn keep_layers(&self, lease: Lease) {
-        *self.layers.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(lease);
+        *self.layers.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
     }
 
     /// A snapshot of the record.
     pub fn record(&self) -> Arc<ContainerRecord> {
-        self.lock().clone()
+        self.record.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The state now.
@@ -124,15 +154,15 @@ impl Container {
 
     /// Changes the record on disk, then lets readers see it. An exited container stays exited.
     pub fn change(&self, change: impl FnOnce(&mut ContainerRecord)) -> Result<(), RecordError> {
-        let mut record = self.lock();
+        let _one_writer = self.one_writer();
+        let record = self.record();
         let mut next = ContainerRecord::clone(&record);
         change(&mut next);
         if record.state.is_exited() && !next.state.is_exited() {
             next.state = record.state.clone();
         }
         record::write(&path(&self.directory), &next, Durability::Cached)?;
-        self.state.send_replace(next.state.clone());
-        *record = Arc::new(next);
+        self.show(next);
         Ok(())
     }
 
@@ -143,23 +173,42 @@ impl Container {
 
     /// Shows an end that could not be written: better known in memory than not at all.
     pub fn show_exit(&self, exit: Exit) {
-        let mut record = self.lock();
+        let _one_writer = self.one_writer();
+        let record = self.record();
         if !record.state.is_exited() {
             let state = ContainerState::Exited(exit);
-            *record = Arc::new(ContainerRecord { state: state.clone(), ..ContainerRecord::clone(&record) });
-            self.state.send_replace(state);
+            self.show(ContainerRecord { state, ..ContainerRecord::clone(&record) });
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Arc<ContainerRecord>> {
-        self.record.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Lets readers see a record; whoever waits for its state finds the record too.
+    fn show(&self, record: ContainerRecord) {
+        let state = record.state.clone();
+        *self.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(record);
+        self.state.send_replace(state);
+    }
+
+    fn one_writer(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.write.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ContainerRecord {
+    /// Keys of all layers that the container stands on.
+    pub fn all_layers(&self) -> Vec<LayerKey> {
+        let mounted = self.images.iter().flat_map(|image| &image.layers);
+        self.layers.iter().chain(mounted).copied().collect()
+    }
+
     /// Metadata of the configuration.
     pub fn metadata(&self) -> ContainerMetadata {
         self.config.metadata.clone().unwrap_or_default()
+    }
+
+    /// Limits in force.
+    pub fn resources(&self) -> LinuxContainerResources {
+        let asked = || self.config.linux.as_ref().and_then(|linux| linux.resources.clone());
+        self.updated.clone().or_else(asked).unwrap_or_default()
     }
 
     /// Name, unique among live containers.

@@ -1,9 +1,9 @@
 //! Pod sandboxes: the record, and the live object around it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
-use proto::cri::{PodSandboxConfig, PodSandboxMetadata};
+use proto::cri::{LinuxContainerResources, PodSandboxConfig, PodSandboxMetadata};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ use crate::host::monitor::Monitor;
 use crate::model::id::PodId;
 use crate::model::name::Name;
 use crate::model::sandbox::{Pins, SandboxState};
+use crate::model::stage::Stage;
 
 /// What is on disk about a pod sandbox: enough to serve it and to undo all of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct SandboxRecord {
     pub pins: Pins,
     /// Parent of its containers' cgroups, as the OCI runtime takes it.
     pub cgroup_parent: String,
+    /// What the pod may use, as it was last updated.
+    #[serde(default)]
+    pub resources: PodResources,
     /// State.
     #[serde(flatten)]
     pub state: SandboxState,
@@ -51,12 +55,24 @@ impl SandboxRecord {
     }
 }
 
+/// What a pod may use, where an update has said so.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PodResources {
+    /// The sum of its containers.
+    #[serde(default, with = "super::message::optional")]
+    pub sum: Option<LinuxContainerResources>,
+    /// What the sandbox itself takes.
+    #[serde(default, with = "super::message::optional")]
+    pub overhead: Option<LinuxContainerResources>,
+}
+
 /// A pod sandbox in memory.
 #[derive(Debug)]
 pub struct Sandbox {
     /// Name, unique among live sandboxes.
     pub name: Name,
-    /// Everything of the record that never changes; its `state` is the one at the start of this object's life.
+    /// Everything of the record that never changes; its `state` and `resources` are those at the start of this
+    /// object's life.
     pub fixed: SandboxRecord,
     /// Held by the one operation that changes the sandbox.
     pub operation: tokio::sync::Mutex<()>,
@@ -64,27 +80,35 @@ pub struct Sandbox {
     pub abort: CancellationToken,
     /// Processor time when it was last asked for.
     pub sample: Mutex<Option<Sample>>,
+    /// Set when nothing of this boot is left of it but its records.
+    pub released: OnceLock<()>,
+    /// How far listeners have heard of it; an old one is known as its record says.
+    pub announced: Mutex<Stage>,
     /// The monitor, while there is one.
     pub monitor: RwLock<Option<Monitor>>,
     state: watch::Sender<SandboxState>,
     directory: PathBuf,
-    write: Mutex<()>,
+    /// What the pod may use; held by who writes the record.
+    write: Mutex<PodResources>,
 }
 
 impl Sandbox {
     /// A sandbox whose record lives in `directory`.
     pub fn new(record: SandboxRecord, directory: PathBuf) -> Arc<Self> {
         let state = watch::Sender::new(record.state.clone());
+        let write = Mutex::new(record.resources.clone());
         Arc::new(Self {
             name: record.name(),
+            announced: Mutex::new(Stage::of_sandbox(&record.state)),
             fixed: record,
             operation: tokio::sync::Mutex::default(),
             abort: CancellationToken::new(),
             sample: Mutex::default(),
+            released: OnceLock::new(),
             monitor: RwLock::default(),
             state,
             directory,
-            write: Mutex::default(),
+            write,
         })
     }
 
@@ -110,11 +134,28 @@ impl Sandbox {
 
     /// Writes the record with `state`, then lets readers see it.
     pub fn enter(&self, state: SandboxState) -> Result<(), RecordError> {
-        let _one_writer = self.write.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let record = SandboxRecord { state: state.clone(), ..self.fixed.clone() };
-        record::write(&path(&self.directory), &record, Durability::Cached)?;
+        let resources = self.write.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.write(state.clone(), resources.clone())?;
         self.state.send_replace(state);
         Ok(())
+    }
+
+    /// What the pod may use, where an update has said so.
+    pub fn resources(&self) -> PodResources {
+        self.write.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Records what the pod may use.
+    pub fn set_resources(&self, resources: PodResources) -> Result<(), RecordError> {
+        let mut present = self.write.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.write(self.state(), resources.clone())?;
+        *present = resources;
+        Ok(())
+    }
+
+    fn write(&self, state: SandboxState, resources: PodResources) -> Result<(), RecordError> {
+        let record = SandboxRecord { state, resources, ..self.fixed.clone() };
+        record::write(&path(&self.directory), &record, Durability::Cached)
     }
 }
 

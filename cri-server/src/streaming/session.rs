@@ -30,8 +30,6 @@ pub struct Exec {
     pub container_id: String,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// Variables beside those of the container.
-    pub envs: Vec<(String, String)>,
     /// What is wired.
     pub wiring: Wiring,
 }

@@ -2,9 +2,11 @@
 
 use std::io::Read;
 
-use cri_server::host::monitor::{ExecStdio, FailureKind, MonitorError, Target};
+use cri_server::host::monitor::{ExecEnd, ExecStdio, FailureKind, Monitor, MonitorError, Target};
 
-use crate::ground::{chain, exec_exit_of, exit_of, next, to_files, with_each_runtime, with_one_runtime};
+use crate::ground::{
+    chain, exec_exit_of, exit_of, next, to_files, until, with_each_runtime, with_one_runtime,
+};
 
 #[test]
 fn execs_have_their_own_streams_and_exit_codes() {
@@ -29,6 +31,45 @@ fn execs_have_their_own_streams_and_exit_codes() {
         assert_eq!(exec_exit_of(&mut events, "slow").await, 137);
         monitor.signal(Target::Exec("slow".into()), libc::SIGKILL).await.unwrap();
         assert!(plan.lines().is_empty());
+        monitor.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn a_killed_exec_takes_its_session_along() {
+    with_each_runtime(async |ground, runtime| {
+        let monitor = ground.monitor().await;
+        let mut events = monitor.events();
+        let plan = ground.run(&monitor, runtime, "sleep 1000").await;
+        let script =
+            "sleep 1001 & busybox setsid sleep 1002 & (sleep 1003; true) & echo up; sleep 1004; true";
+        let (out, err) = (ground.path("out"), ground.path("err"));
+        let exec = ground.exec(&plan, "x", &["/bin/sh", "-c", script], to_files(&out, &err));
+        monitor.exec(exec).await.unwrap();
+        until("the command to be up", || plan.processes().len() >= 6).await;
+        monitor.signal(Target::Exec("x".into()), libc::SIGKILL).await.unwrap();
+        assert_eq!(exec_exit_of(&mut events, "x").await, 137);
+        until("all of the command to be gone", || plan.processes().len() == 1).await;
+        monitor.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn an_end_that_nobody_heard_is_remembered() {
+    with_one_runtime(async |ground, runtime| {
+        let monitor = ground.monitor().await;
+        let plan = ground.run(&monitor, runtime, "sleep 1000").await;
+        let (out, err) = (ground.path("out"), ground.path("err"));
+        let script = "while ! test -e /tmp/go; do sleep 0.01; done; exit 7";
+        let exec = ground.exec(&plan, "x", &["/bin/sh", "-c", script], to_files(&out, &err));
+        let process = monitor.exec(exec).await.unwrap().pid;
+        drop(monitor);
+        std::fs::write(format!("/proc/{process}/root/tmp/go"), "").unwrap();
+        until("the command to end", || !std::path::Path::new(&format!("/proc/{process}")).exists()).await;
+        let monitor = Monitor::attach(&ground.path("pod").join("monitor.sock")).await.unwrap();
+        let state = monitor.state().await.unwrap();
+        assert!(state.execs.is_empty());
+        assert_eq!(state.ended_execs, [ExecEnd { exec_id: "x".into(), exit_code: 7 }]);
         monitor.shutdown().await.unwrap();
     });
 }

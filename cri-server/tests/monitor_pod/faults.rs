@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cri_server::host::monitor::{Event, FailureKind, Monitor, MonitorError, Runtime};
+use cri_server::host::monitor::{ContainerStatus, Event, FailureKind, Monitor, MonitorError, Runtime};
 
 use crate::ground::{Ground, chain, exit_of, next, on_ground, until, with_each_runtime, with_one_runtime};
 
@@ -113,6 +113,81 @@ fn a_daemon_that_vanishes_in_the_middle_leaves_the_monitor_working() {
         let other = ground.run(&monitor, runtime, "exit 2").await;
         assert_eq!(exit_of(&mut events, other.id()).await.exit_code, 2);
         monitor.shutdown().await.unwrap();
+    });
+}
+
+/// The OCI runtime, but a `start` waits for the file `go`, and fails where that says so.
+fn held_start(ground: &Ground, runtime: &Runtime) -> Runtime {
+    let (go, real) = (ground.path("go"), runtime.path.display());
+    let (go, wait) = (go.display(), "/bin/busybox usleep 5000");
+    let text = format!(
+        "for a; do if [ \"$a\" = start ]; then until [ -s {go} ]; do {wait}; done; \
+         read word < {go}; [ $word = yes ] || exit 1; fi; done; exec {real} \"$@\""
+    );
+    Runtime { path: script(ground, &text).path, ..runtime.clone() }
+}
+
+#[test]
+fn a_start_that_nobody_waits_for_is_told_when_it_is_done() {
+    with_one_runtime(async |ground, runtime| {
+        let monitor = ground.monitor().await;
+        let plan = ground.plan(&held_start(ground, runtime), "sleep 1000");
+        plan.create(&monitor).await;
+        let mut monitor = monitor;
+        for (word, started) in [("no", false), ("yes", true)] {
+            let asked = tokio::time::timeout(Duration::from_millis(300), monitor.start(plan.id())).await;
+            assert!(asked.is_err(), "{asked:?}");
+            drop(monitor);
+            monitor = Monitor::attach(&ground.path("pod/monitor.sock")).await.unwrap();
+            let mut events = monitor.events();
+            let status =
+                async |monitor: &Monitor| monitor.state().await.unwrap().containers[0].status.clone();
+            assert!(matches!(status(&monitor).await, ContainerStatus::Created { .. }));
+            let busy = monitor.start(plan.id()).await.unwrap_err();
+            assert_eq!(kind_of(&busy), FailureKind::FailedPrecondition);
+            std::fs::write(ground.path("go.new"), format!("{word}\n")).unwrap();
+            std::fs::rename(ground.path("go.new"), ground.path("go")).unwrap();
+            if started {
+                let told = next(&mut events).await;
+                assert!(matches!(&told, Event::ContainerStarted { id, .. } if id == plan.id()), "{told:?}");
+                assert!(matches!(status(&monitor).await, ContainerStatus::Running { .. }));
+            } else {
+                let failed = loop {
+                    let failed = monitor.start(plan.id()).await.unwrap_err();
+                    if kind_of(&failed) == FailureKind::Runtime {
+                        break failed;
+                    }
+                };
+                assert!(chain(&failed).contains("ended with 1"), "{}", chain(&failed));
+                assert!(matches!(status(&monitor).await, ContainerStatus::Created { .. }));
+                std::fs::remove_file(ground.path("go")).unwrap();
+            }
+        }
+        monitor.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn an_oci_runtime_dies_with_its_monitor() {
+    on_ground(async |ground| {
+        let monitor = ground.monitor().await;
+        let pid = ground.path("pid");
+        let hanging = script(ground, &format!("echo $$ > {}; exec sleep 1000", pid.display()));
+        let plan = ground.plan(&hanging, "true");
+        plan.write_bundle();
+        let creating = tokio::spawn({
+            let (monitor, spec) = (monitor.clone(), plan.spec.clone());
+            async move { monitor.create(spec).await }
+        });
+        let read = || std::fs::read_to_string(&pid).unwrap_or_default().trim().to_owned();
+        until("the OCI runtime", || !read().is_empty()).await;
+        let process = PathBuf::from("/proc").join(read());
+        assert!(process.exists());
+        assert!(Monitor::kill(&ground.path("pod")).unwrap());
+        assert!(creating.await.unwrap().is_err());
+        // Whoever adopts orphans here may be slow to reap them.
+        let dead = |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z"));
+        until("its end", || std::fs::read_to_string(process.join("stat")).map_or(true, dead)).await;
     });
 }
 

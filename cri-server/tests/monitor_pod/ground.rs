@@ -164,11 +164,13 @@ impl Ground {
             runtime: runtime.clone(),
             terminal: false,
             stdin: false,
+            stdin_once: false,
             log_path: Some(bundle.join("log")),
             log_line_limit: 16384,
             cgroup: ContainerCgroup { oom_counter: Some(oom_counter), directories: vec![directory] },
             kill_cgroup: false,
             exit_file: bundle.join("exit.json"),
+            copy_of: None,
             identity: json!({"name": "c"}),
             bundle,
         };
@@ -282,6 +284,13 @@ impl Plan {
     /// The log without times.
     pub fn lines(&self) -> Vec<String> {
         self.log().lines().map(|line| line.split_once(' ').unwrap_or_default().1.to_owned()).collect()
+    }
+
+    /// Process ids in the container's cgroup.
+    pub fn processes(&self) -> Vec<i32> {
+        let list = self.spec.cgroup.directories[0].join("cgroup.procs");
+        let pids = std::fs::read_to_string(list).unwrap_or_default();
+        pids.lines().filter_map(|pid| pid.parse().ok()).collect()
     }
 
     /// The exit record on disk.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -115,7 +116,8 @@ fn take(step: &Step, job: &Job, line: &Line) -> Result<()> {
     for (key, value) in job.env.iter().chain(&step.env) {
         program = program.env(key, value);
     }
-    let (mut running, output) = program.start_joined()?;
+    let (output, both) = std::io::pipe()?;
+    let mut running = program.start_with(Stdio::null(), both.try_clone()?.into(), both.into())?;
     let output = lines_of(output);
     let deadline = Instant::now() + Duration::from_secs(step.deadline_s);
     while Instant::now() < deadline {

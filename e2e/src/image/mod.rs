@@ -3,3 +3,4 @@
 pub mod layer;
 pub mod push;
 pub mod set;
+pub mod volumes;

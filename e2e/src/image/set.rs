@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::layer::{Archive, Compression, Layer, Owner, digest};
 use super::push::{Format, Image, index, push_manifest};
+use super::volumes;
 use crate::exec::Program;
 use crate::http::Origin;
 use crate::paths;
@@ -31,8 +32,9 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbin:x:2:2:bin:/bin:/bin/fal
     www-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/home:/bin/false\n";
 const GROUP: &str = "root:x:0:\nbin:x:2:\nwww-data:x:33:\nusers:x:100:\nnogroup:x:65534:\n";
 /// The sources that the set is made from, for its digest.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     include_str!("set.rs"),
+    include_str!("volumes.rs"),
     include_str!("layer.rs"),
     include_str!("push.rs"),
     include_str!("../../images/web.c"),
@@ -96,6 +98,7 @@ impl<'a> Set<'a> {
         self.push_users()?;
         self.push_reference_forms()?;
         self.push_formats()?;
+        self.push_volumes()?;
         self.push_hostile()
     }
 
@@ -188,6 +191,21 @@ impl<'a> Set<'a> {
         let (fitting, foreign) = (fitting.manifest()?, foreign.manifest()?);
         let both = index(Format::Oci, &[("linux/s390x", &foreign), ("linux/amd64", &fitting)])?;
         push_manifest(&self.registry, "berth/index", "1", &both)
+    }
+
+    /// The images that are volumes, or have some.
+    fn push_volumes(&self) -> Result<()> {
+        let model = Image { format: Format::Oci, layers: volumes::model()?, config: json!({}) };
+        model.push(&self.registry, "berth/model", &["1"])?;
+        let (layer, config) = volumes::volumes()?;
+        self.push("berth/volumes", &["1"], Some(layer), config)?;
+        self.push("berth/astray", &["1"], Some(volumes::astray()?), json!({"Cmd": ["sh"]}))?;
+        for (name, volume) in volumes::HOSTILE_VOLUMES {
+            let config = json!({"Cmd": ["sh"], "Volumes": {volume: {}}});
+            let repository = format!("berth/hostile-volume-{name}");
+            self.push(&repository, &["1"], Some(volumes::astray()?), config)?;
+        }
+        Ok(())
     }
 
     /// The images that try to get out of their root; tag `1` of `berth/hostile-<name>`.

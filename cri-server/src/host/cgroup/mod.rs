@@ -3,9 +3,12 @@
 //! OCI runtimes put containers into cgroups; this module makes the parents that are Berth's own, ends what is left
 //! in a cgroup and reads its files. Knows neither pods nor containers. All functions block, for short.
 
+mod account;
 mod kill;
 mod layout;
+mod limits;
 mod path;
+mod plan;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -17,9 +20,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
+pub use account::{Account, DeviceIo, Hugepages};
 use kill::{descendants, is_absent};
 pub use layout::Layout;
+pub use limits::LimitError;
 pub use path::{CgroupPath, DEFAULT_PARENT, InvalidPath};
+pub use plan::Wanted;
 pub use stats::{Cpu, Memory, Psi, Sample, Stall, Stats, Swap, usage_nano_cores};
 
 /// Why something could not be done with a cgroup.
@@ -124,6 +130,13 @@ impl Cgroup {
             Layout::V2 { mount } => vec![self.path.below(mount)],
             Layout::V1 { .. } => self.dir("freezer").map_or_else(|| self.dirs(), |dir| vec![dir]),
         }
+    }
+
+    /// Process ids in it and below, as far as they can be read.
+    pub fn processes(&self) -> Vec<i32> {
+        let trees = self.process_dirs().into_iter().filter_map(|root| descendants(&root).ok());
+        let lists = trees.flatten().filter_map(|dir| std::fs::read_to_string(dir.join("cgroup.procs")).ok());
+        lists.flat_map(|list| list.lines().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
     }
 
     /// Whether it exists in any hierarchy.

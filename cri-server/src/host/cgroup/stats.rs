@@ -245,7 +245,7 @@ fn v1(read: impl Fn(&str, &str) -> io::Result<Option<String>>) -> io::Result<Sta
 }
 
 /// A file with one number; `max` and rubbish are none.
-fn number(text: &str) -> Option<u64> {
+pub(super) fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
@@ -254,7 +254,7 @@ pub(super) fn value(text: &str, key: &str) -> u64 {
     find(text, key).unwrap_or(0)
 }
 
-fn find(text: &str, key: &str) -> Option<u64> {
+pub(super) fn find(text: &str, key: &str) -> Option<u64> {
     let mut lines = text.lines().filter_map(|line| line.split_once(' '));
     lines.find(|(name, _)| *name == key).and_then(|(_, value)| number(value))
 }

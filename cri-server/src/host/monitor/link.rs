@@ -203,14 +203,18 @@ impl Shared {
         let _nobody_listens = self.events.send(event);
     }
 
-    /// Tells the exits that happened without a connection.
+    /// Tells the starts and exits that happened without a connection.
     fn catch_up(&self, answer: Answer) {
         let Answer::State(state) = answer else { return };
         for container in state.containers {
-            if let ContainerStatus::Exited { record, .. } = container.status
-                && !self.lock().exited.contains(&container.id)
-            {
-                self.tell(Event::ContainerExited(record));
+            match container.status {
+                ContainerStatus::Running { started_at_ns, .. } => {
+                    self.tell(Event::ContainerStarted { id: container.id, started_at_ns });
+                }
+                ContainerStatus::Exited { record, .. } if !self.lock().exited.contains(&container.id) => {
+                    self.tell(Event::ContainerExited(record));
+                }
+                _others => {}
             }
         }
     }

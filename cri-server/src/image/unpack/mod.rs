@@ -6,6 +6,7 @@
 pub mod attributes;
 pub mod blob;
 pub mod copy;
+pub mod duplicate;
 pub mod extract;
 pub mod graft;
 mod header;

@@ -64,9 +64,10 @@ impl Pod {
 
     fn call(&mut self, reply: ReplyTo, call: Call, fds: Vec<OwnedFd>) -> Outcome {
         match call {
-            Call::Create(spec) => self.create(reply, *spec),
+            Call::Create(spec) => self.create(reply, *spec, fds),
             Call::Start { id } => self.start(reply, &id),
             Call::Exec(exec) => self.exec(reply, exec, fds),
+            Call::Attach(attach) => self.attach(reply, attach, fds),
             Call::Signal { target, signal } => self.signal(&target, signal).map(|()| Some(Answer::Done)),
             Call::Delete { id } => self.delete(reply, &id),
             Call::ReopenLog { id } => self.reopen_log(&id).map(|()| Some(Answer::Done)),
@@ -92,6 +93,7 @@ impl Pod {
             pod_init: self.init.as_ref().map(|init| init.pid),
             containers: self.containers.values().map(|container| container.state()).collect(),
             execs: self.execs.iter().map(|(id, session)| session.state(id)).collect(),
+            ended_execs: self.ended_execs.iter().cloned().collect(),
         }
     }
 

@@ -7,13 +7,16 @@ use std::os::fd::OwnedFd;
 use super::calls::{Outcome, send_signal};
 use super::lifecycle::Claim;
 use super::{Child, Pod};
+use crate::monitor::cgroup;
 use crate::monitor::connection::ReplyTo;
-use crate::monitor::container::{Phase, Process};
+use crate::monitor::container::Phase;
 use crate::monitor::invocation::{ExitStatus, Invocation, InvocationId, Purpose, Request, StandardFds};
-use crate::monitor::protocol::{Answer, Event, ExecProcess, ExecState, Failure, FailureKind};
+use crate::monitor::protocol::{Answer, Event, ExecEnd, ExecProcess, ExecState, Failure, FailureKind};
 
 /// Execs of one pod that run at once.
 const MAX_EXECS: usize = 1024;
+/// Ends of execs that are remembered for a daemon that was not connected.
+const MAX_ENDED: usize = 128;
 
 /// An exec that has not ended.
 #[derive(Debug)]
@@ -58,14 +61,15 @@ impl Pod {
             }
         };
         let container = self.container(&exec.container_id)?;
-        let running = matches!(container.phase, Phase::Alive(Process { started_at_ns: Some(_), .. }));
+        let running = matches!(&container.phase, Phase::Alive(process) if process.start.at().is_some());
         if !running || container.deletion.is_some() {
             let message = format!("container {} is not running", exec.container_id);
             return refuse(FailureKind::FailedPrecondition, message);
         }
-        let runtime = container.spec.runtime.clone();
+        let (runtime, program) = (container.spec.runtime.clone(), container.program.clone());
         let (number, invocation) = self.launcher.launch(Request {
             runtime: &runtime,
+            program: program.as_deref(),
             purpose: Purpose::Exec(exec.exec_id.clone()),
             arguments: vec![
                 OsString::from("exec"),
@@ -123,20 +127,31 @@ impl Pod {
 
     pub(super) fn exec_exited(&mut self, id: &str, status: ExitStatus) {
         self.execs.remove(id);
-        self.announce(Event::ExecExited { exec_id: id.to_owned(), exit_code: status.code() });
+        let end = ExecEnd { exec_id: id.to_owned(), exit_code: status.code() };
+        if self.ended_execs.len() >= MAX_ENDED {
+            self.ended_execs.pop_front();
+        }
+        self.ended_execs.push_back(end.clone());
+        self.announce(Event::ExecExited { exec_id: end.exec_id, exit_code: end.exit_code });
     }
 
     pub(super) fn signal_exec(&mut self, id: &str, signal: i32) -> Result<(), Failure> {
-        match self.execs.get(id).map(|session| &session.phase) {
-            None => Ok(()),
-            Some(ExecPhase::Running { pidfd, .. }) => send_signal(pidfd, signal),
-            Some(ExecPhase::Starting(number)) if signal == libc::SIGKILL => {
+        let Some(session) = self.execs.get(id) else { return Ok(()) };
+        match &session.phase {
+            ExecPhase::Running { pid, .. } if signal == libc::SIGKILL => {
+                let container = self.containers.get(&session.container);
+                let directories = container.map(|container| container.spec.cgroup.directories.as_slice());
+                cgroup::kill_session(*pid, directories.unwrap_or_default());
+                Ok(())
+            }
+            ExecPhase::Running { pidfd, .. } => send_signal(pidfd, signal),
+            ExecPhase::Starting(number) if signal == libc::SIGKILL => {
                 if let Some(invocation) = self.invocations.get_mut(number) {
                     invocation.abort();
                 }
                 Ok(())
             }
-            Some(ExecPhase::Starting(_)) => {
+            ExecPhase::Starting(_) => {
                 Err(Failure::new(FailureKind::FailedPrecondition, format!("exec {id} is being started")))
             }
         }

@@ -62,9 +62,9 @@ impl Pod {
 
     fn main_ended(&mut self, id: &str, status: ExitStatus) {
         if let Some(container) = self.containers.get_mut(id)
-            && let Phase::Alive(Process { pid, created_at_ns, started_at_ns, .. }) = container.phase
+            && let Phase::Alive(Process { pid, created_at_ns, start, .. }) = container.phase
         {
-            self.record_exit(id, (pid, created_at_ns, started_at_ns), status);
+            self.record_exit(id, (pid, created_at_ns, start.at()), status);
         }
     }
 
@@ -98,7 +98,7 @@ impl Pod {
             boot_id: self.boot_id.clone(),
         };
         let (bytes, path) = (record.encode(), spec.exit_file.clone());
-        container.stdin = None;
+        (container.stdin, container.terminal) = (None, None);
         container.phase = Phase::Ending { pid, record };
         match sys::fork_into(0) {
             Ok(sys::Fork::Child) => save_and_exit(&path, &bytes),
@@ -112,7 +112,7 @@ impl Pod {
         let mut ended = Vec::new();
         let mut open = Vec::new();
         for mut output in std::mem::take(&mut container.outputs) {
-            match output.drain(&mut self.scratch, &mut container.log) {
+            match output.drain(&mut self.scratch, &mut container.log, &mut container.attachments) {
                 Pump::End => ended.push(output),
                 _ => open.push(output),
             }
@@ -120,6 +120,7 @@ impl Pod {
         container.log.flush();
         container.linger_until = (!open.is_empty()).then(|| Instant::now() + LINGER);
         container.outputs = open;
+        self.detach_lagging(id);
         for output in ended {
             self.close_output(id, output);
         }

@@ -3,20 +3,22 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, WaitOptions};
 
 use super::calls::{Outcome, send_signal};
 use super::{Child, Pod, Source};
+use crate::host::program::ProgramCopy;
 use crate::monitor::cgroup;
 use crate::monitor::clock::now_ns;
 use crate::monitor::connection::ReplyTo;
-use crate::monitor::container::{Container, Phase, Process};
+use crate::monitor::container::{Container, Phase, Process, Start};
 use crate::monitor::invocation::{ExitStatus, Invocation, Purpose, Request, StandardFds};
 use crate::monitor::log::{LineSplitter, LogFile, Newlines, StreamName};
 use crate::monitor::output::{Output, Scratch};
-use crate::monitor::protocol::{Answer, CreateContainer, Failure, FailureKind, Runtime};
+use crate::monitor::protocol::{Answer, CreateContainer, Event, Failure, FailureKind, Runtime};
 
 /// Containers of one pod, exited ones included.
 const MAX_CONTAINERS: usize = 1024;
@@ -34,7 +36,7 @@ pub(super) enum Claim {
 }
 
 impl Pod {
-    pub(super) fn create(&mut self, reply: ReplyTo, spec: CreateContainer) -> Outcome {
+    pub(super) fn create(&mut self, reply: ReplyTo, spec: CreateContainer, fds: Vec<OwnedFd>) -> Outcome {
         self.check_create(&spec)?;
         let log = LogFile::open(spec.log_path.clone()).map_err(|error| {
             let path = spec.log_path.as_deref().unwrap_or(std::path::Path::new(""));
@@ -42,10 +44,13 @@ impl Pod {
         })?;
         let (stdio, stdin, outputs) =
             standard_fds(&spec).map_err(|error| Failure::io("making the container's pipes", error))?;
+        let copy = spec.copy_of.clone().zip(fds.into_iter().next());
+        let program = copy.map(|(original, fd)| Rc::new(ProgramCopy::received(fd, original)));
         let arguments = vec![OsString::from("create"), "--bundle".into(), spec.bundle.clone().into()];
         let id = spec.id.to_string();
         let (number, invocation) = self.launcher.launch(Request {
             runtime: &spec.runtime,
+            program: program.as_deref(),
             purpose: Purpose::Create(id.clone()),
             arguments,
             container: &id,
@@ -56,11 +61,14 @@ impl Pod {
         self.children.insert(invocation.pid, Child::Invocation(number));
         self.invocations.insert(number, invocation);
         let container = Container {
+            program,
             phase: Phase::Creating,
             invocation: Some(number),
             log,
             outputs: Vec::new(),
             stdin,
+            terminal: None,
+            attachments: Vec::new(),
             captured: Vec::new(),
             oom_baseline: 0,
             deletion: None,
@@ -166,7 +174,9 @@ impl Pod {
 
     fn attach_terminal(&mut self, id: &str, master: OwnedFd) -> io::Result<()> {
         let Some(container) = self.containers.get_mut(id) else { return Ok(()) };
-        container.stdin = Some(rustix::io::fcntl_dupfd_cloexec(&master, 3)?);
+        let copy = || rustix::io::fcntl_dupfd_cloexec(&master, 3);
+        container.stdin = container.spec.stdin.then(copy).transpose()?;
+        container.terminal = Some(copy()?);
         let limit = container.spec.log_line_limit;
         let output = Output::new(master, LineSplitter::new(StreamName::Stdout, Newlines::Terminal, limit))?;
         self.watch(id, output);
@@ -178,7 +188,7 @@ impl Pod {
         let created_at_ns = now_ns();
         match claim {
             Claim::Alive(pidfd) => {
-                container.phase = Phase::Alive(Process { pid, pidfd, created_at_ns, started_at_ns: None });
+                container.phase = Phase::Alive(Process { pid, pidfd, created_at_ns, start: Start::Pending });
                 self.children.insert(pid, Child::Main(id.to_owned()));
             }
             Claim::Ended(status) => self.record_exit(id, (pid, created_at_ns, None), status),
@@ -209,7 +219,7 @@ impl Pod {
     pub(super) fn start(&mut self, reply: ReplyTo, id: &str) -> Outcome {
         let container = self.container(id)?;
         let busy = container.invocation.is_some() || container.deletion.is_some();
-        let Phase::Alive(process @ Process { started_at_ns: None, .. }) = &mut container.phase else {
+        let Phase::Alive(process @ Process { start: Start::Pending, .. }) = &mut container.phase else {
             return Err(Failure::new(
                 FailureKind::FailedPrecondition,
                 format!("container {id} is not created"),
@@ -218,11 +228,11 @@ impl Pod {
         if busy {
             return Err(Failure::new(FailureKind::FailedPrecondition, format!("container {id} is busy")));
         }
-        process.started_at_ns = Some(now_ns());
+        process.start = Start::Asked(now_ns());
         let runtime = container.spec.runtime.clone();
         let started = self.invoke(&runtime, Purpose::Start(id.to_owned()), (id, &["start"]), Some(reply));
         if started.is_err() {
-            self.forget_start(id);
+            self.set_start(id, Start::Pending);
         }
         started.map(|()| None)
     }
@@ -231,29 +241,30 @@ impl Pod {
         let Some(container) = self.containers.get_mut(id) else { return };
         container.invocation = None;
         let started_at = match &container.phase {
-            Phase::Alive(process) => process.started_at_ns,
+            Phase::Alive(process) => process.start.at(),
             Phase::Ending { record, .. } | Phase::Ended { record, .. } => record.started_at_ns,
             Phase::Creating => None,
         };
         let deleting = container.deletion.is_some();
         let outcome = match started_at {
-            Some(started_at_ns) if status == ExitStatus::Code(0) && !invocation.aborted => {
-                Ok(Answer::Started { started_at_ns })
-            }
+            Some(started_at_ns) if status == ExitStatus::Code(0) && !invocation.aborted => Ok(started_at_ns),
             _ => Err(invocation.failure(status, "")),
         };
-        if outcome.is_err() {
-            self.forget_start(id);
+        self.set_start(id, outcome.as_ref().map_or(Start::Pending, |at| Start::Done(*at)));
+        let heard = invocation.reply.is_some_and(|reply| self.connections.contains_key(&reply.connection));
+        if let (Ok(started_at_ns), false) = (&outcome, heard) {
+            // The daemon that asked is dead; the one that serves now knows the container as created.
+            self.announce(Event::ContainerStarted { id: id.to_owned(), started_at_ns: *started_at_ns });
         }
-        self.reply(invocation.reply, outcome);
+        self.reply(invocation.reply, outcome.map(|started_at_ns| Answer::Started { started_at_ns }));
         if deleting {
             self.run_deletion(id);
         }
     }
 
-    fn forget_start(&mut self, id: &str) {
+    fn set_start(&mut self, id: &str, start: Start) {
         if let Some(Container { phase: Phase::Alive(process), .. }) = self.containers.get_mut(id) {
-            process.started_at_ns = None;
+            process.start = start;
         }
     }
 
@@ -264,8 +275,10 @@ impl Pod {
         (id, verb): (&str, &[&str]),
         reply: Option<ReplyTo>,
     ) -> Result<(), Failure> {
+        let program = self.containers.get(id).and_then(|container| container.program.clone());
         let (number, invocation) = self.launcher.launch(Request {
             runtime,
+            program: program.as_deref(),
             purpose,
             arguments: verb.iter().map(OsString::from).collect(),
             container: id,

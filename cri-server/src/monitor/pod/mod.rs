@@ -1,14 +1,16 @@
 //! The pod: everything the monitor holds, and the loop that waits for all of it at once.
 //!
-//! `calls` serves daemons, `lifecycle` runs create and start, `deletion` delete, `exec` runs execs, `exits` reaps.
+//! `calls` serves daemons, `lifecycle` runs create and start, `deletion` delete, `exec` runs execs, `attach` keeps
+//! clients of containers' streams, `exits` reaps.
 
+mod attach;
 mod calls;
 mod deletion;
 mod exec;
 mod exits;
 mod lifecycle;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -21,7 +23,7 @@ use super::invocation::{ExitStatus, Invocation, InvocationId, Launcher};
 use super::namespaces::PodInit;
 use super::output::{Output, Pump, Scratch, read_once};
 use super::poll::{Poll, Token};
-use super::protocol::{Answer, Failure};
+use super::protocol::{Answer, ExecEnd, Failure};
 use super::sys;
 use crate::model::id::PodId;
 use exec::ExecSession;
@@ -42,6 +44,7 @@ pub struct Pod {
     launcher: Launcher,
     containers: BTreeMap<String, Container>,
     execs: BTreeMap<String, ExecSession>,
+    ended_execs: VecDeque<ExecEnd>,
     invocations: BTreeMap<InvocationId, Invocation>,
     children: BTreeMap<i32, Child>,
     /// Children that ended before anybody knew what they are: the OCI runtime names its process only at its end.
@@ -59,6 +62,7 @@ enum Source {
     Listener,
     Connection,
     Output(String),
+    Attachment(String),
 }
 
 /// What a child process is.
@@ -114,6 +118,7 @@ impl Pod {
             launcher,
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
+            ended_execs: VecDeque::new(),
             invocations: BTreeMap::new(),
             children,
             unclaimed: BTreeMap::new(),
@@ -136,6 +141,7 @@ impl Pod {
                     Source::Listener => self.accept(),
                     Source::Connection => self.serve(token),
                     Source::Output(container) => self.output_ready(token, &container),
+                    Source::Attachment(container) => self.attachment_gone(token, &container),
                 }
             }
             self.expire(Instant::now());
@@ -214,11 +220,15 @@ impl Pod {
             }
             found
         } else {
-            let found = container.outputs[at].pump(&mut self.scratch, &mut container.log);
+            let attached = &mut container.attachments;
+            let found = container.outputs[at].pump(&mut self.scratch, &mut container.log, attached);
             container.log.flush();
+            self.detach_lagging(id);
             found
         };
-        if found == Pump::End {
+        if let Some(container) = self.containers.get_mut(id)
+            && found == Pump::End
+        {
             let output = container.outputs.swap_remove(at);
             self.close_output(id, output);
         }
@@ -235,6 +245,7 @@ impl Pod {
                 container.linger_until = None;
             }
         }
+        self.end_stream(id, output.stream());
     }
 
     fn close_outputs(&mut self, id: &str) {

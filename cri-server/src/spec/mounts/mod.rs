@@ -5,7 +5,10 @@
 //! that nothing is hidden that was meant to be seen.
 
 mod standard;
+mod volumes;
 mod wanted;
+
+pub use volumes::image_volumes;
 
 use std::path::{Path, PathBuf};
 
@@ -24,26 +27,27 @@ pub(super) fn assemble(request: &Request<'_>) -> Result<Mounts, SpecError> {
     let rootfs_propagation =
         asked.iter().map(|mount| mount.propagation).max().and_then(|most| most.of_root());
     let mut bound: Vec<Mount> = asked.into_iter().map(|mount| mount.mount).collect();
-    for extra in wanted::of_pod(request).into_iter().chain(wanted::of_image(request)?) {
+    for extra in wanted::of_pod(request) {
         if !bound.iter().any(|mount| mount.destination == extra.destination) {
             bound.push(extra);
         }
     }
+    let mut volumes = volumes::of_image(request)?;
+    volumes.retain(|volume| !bound.iter().any(|mount| mount.destination == volume.destination));
     // Stable: of two mounts of the request on one place, the later one stays on top.
-    bound.sort_by_key(|mount| mount.destination.components().count());
+    for mounts in [&mut bound, &mut volumes] {
+        mounts.sort_by_key(|mount| mount.destination.components().count());
+    }
+    // Links of the image may lead two names to one place: what the request mounts there must stay on top.
+    volumes.append(&mut bound);
     let mut list = standard::file_systems(request);
-    list.retain(|mount| !covered(&mount.destination, &bound));
-    list.append(&mut bound);
+    list.retain(|mount| !volumes.iter().any(|bound| mount.destination.starts_with(&bound.destination)));
+    list.append(&mut volumes);
     let rootfs_propagation = match request.inputs.handler.propagation {
         PropagationWords::Recursive => rootfs_propagation,
         PropagationWords::Plain => rootfs_propagation.map(|word| word.trim_start_matches('r').to_string()),
     };
     Ok(Mounts { list, rootfs_propagation })
-}
-
-/// Whether a mount of the request replaces a standard one: on the same place, or on a directory above it.
-fn covered(destination: &Path, bound: &[Mount]) -> bool {
-    bound.iter().any(|mount| destination.starts_with(&mount.destination))
 }
 
 /// A place inside the container: absolute, not the root, `.` and `..` taken away as the kernel would at a root.

@@ -3,18 +3,30 @@
 use std::path::PathBuf;
 
 use super::super::oci::Mount;
-use super::super::request::{Request, Shared, UserMode};
+use super::super::request::{PidMode, Request, Shared, UserMode};
+use super::super::{CgroupMount, CgroupVersion};
 
 pub(super) fn file_systems(request: &Request<'_>) -> Vec<Mount> {
     let access = if request.privileged() { "rw" } else { "ro" };
-    vec![
+    let mut list = vec![
         file_system("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         file_system("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         file_system("/dev/pts", "devpts", "devpts", &terminals(request)),
         file_system("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         sys(request, access),
-        file_system("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
-    ]
+    ];
+    if can_mount_cgroups(request) {
+        let options = ["nosuid", "noexec", "nodev", "relatime", access];
+        list.push(file_system("/sys/fs/cgroup", "cgroup", "cgroup", &options));
+    }
+    list
+}
+
+/// A container without its cgroups is better than none: who wants to know its limits finds none.
+fn can_mount_cgroups(request: &Request<'_>) -> bool {
+    let joins = matches!(request.modes.pid, PidMode::Pod | PidMode::Target);
+    let v1 = request.inputs.node.cgroups != CgroupVersion::V2;
+    !(joins && v1 && request.inputs.handler.cgroup_mount == CgroupMount::NotInJoinedPids)
 }
 
 fn terminals(request: &Request<'_>) -> Vec<&'static str> {
@@ -79,5 +91,23 @@ mod tests {
         case.sandbox_namespaces().userns_options = Some(Default::default());
         assert_eq!(options(&case, "/sys"), "bind rbind,rprivate,nosuid,noexec,nodev,ro");
         assert!(!options(&case, "/dev/pts").contains("gid="));
+    }
+
+    #[test]
+    fn cgroups_are_mounted_where_the_runtime_can() {
+        use super::{CgroupMount::*, CgroupVersion};
+        let check = |mount, cgroups, pid: NamespaceMode, expect: bool| {
+            let mut case = Case::new();
+            (case.handler.cgroup_mount, case.node.cgroups) = (mount, cgroups);
+            (case.namespaces().pid, case.sandbox_namespaces().pid) = (pid as i32, pid as i32);
+            let mounts = case.generate().unwrap().mounts;
+            let has = mounts.iter().any(|mount| mount.destination == Path::new("/sys/fs/cgroup"));
+            assert_eq!(has, expect, "{mount:?} {cgroups:?} {pid:?}");
+        };
+        check(Always, CgroupVersion::V1, NamespaceMode::Pod, true);
+        check(NotInJoinedPids, CgroupVersion::V1, NamespaceMode::Pod, false);
+        check(NotInJoinedPids, CgroupVersion::Hybrid, NamespaceMode::Pod, false);
+        check(NotInJoinedPids, CgroupVersion::V1, NamespaceMode::Container, true);
+        check(NotInJoinedPids, CgroupVersion::V2, NamespaceMode::Pod, true);
     }
 }

@@ -57,8 +57,19 @@ fn wanted(request: &Request<'_>, asked: &cri::Mount, source: &MountSource) -> Re
     check_proc(request, &place)?;
     let propagation = propagation(asked, source)?;
     let access = access(request, asked, propagation)?;
-    let options = ["rbind", propagation.option(), access];
+    let mut options = vec!["rbind", propagation.option(), access];
+    options.extend(restrictions(asked)?);
     Ok(Wanted { mount: bind(place, &source.path, &options), propagation })
+}
+
+/// What a mount may be asked to deny; each option once, whatever else is a matter of other fields.
+fn restrictions(asked: &cri::Mount) -> Result<Vec<&'static str>, SpecError> {
+    const KNOWN: [&str; 3] = ["nodev", "noexec", "nosuid"];
+    if let Some(option) = asked.mount_options.iter().find(|option| !KNOWN.contains(&option.as_str())) {
+        let expected = KNOWN.join(", ");
+        return Err(invalid("mount_options", format!("expected some of {expected}, got {option:?}")));
+    }
+    Ok(KNOWN.into_iter().filter(|known| asked.mount_options.iter().any(|option| option == known)).collect())
 }
 
 fn check_source(request: &Request<'_>, asked: &cri::Mount) -> Result<(), SpecError> {
@@ -73,9 +84,6 @@ fn check_source(request: &Request<'_>, asked: &cri::Mount) -> Result<(), SpecErr
         }
         None if !asked.image_sub_path.is_empty() => {
             Err(invalid("image_sub_path", "it is set without an image"))
-        }
-        _ if !asked.mount_options.is_empty() => {
-            Err(SpecError::unsupported("mounts.mount_options", "this runtime does not take mount options"))
         }
         // Where the pod has a user namespace the source is a mapped mount already.
         _ if request.modes.user == UserMode::Node
@@ -102,7 +110,7 @@ const PROC_FILES: [&str; 10] = [
 ];
 
 /// A mount over /proc would take masks and security labels along to a place that somebody else controls.
-fn check_proc(request: &Request<'_>, place: &Path) -> Result<(), SpecError> {
+pub(super) fn check_proc(request: &Request<'_>, place: &Path) -> Result<(), SpecError> {
     match place.strip_prefix("/proc") {
         Ok(below) if !request.privileged() && !PROC_FILES.iter().any(|file| below == Path::new(file)) => {
             Err(invalid("container_path", format!("{place:?} is inside /proc")))
@@ -156,19 +164,6 @@ fn access(
     Ok("rro")
 }
 
-/// Volumes of the image. Their paths come from whoever made the image: a relative one is below the root, and one
-/// that is nowhere, or in /proc, is an error.
-pub(super) fn of_image(request: &Request<'_>) -> Result<Vec<Mount>, SpecError> {
-    let volumes = request.inputs.image_volumes.iter();
-    volumes
-        .map(|volume| {
-            let place = destination("image volume", &format!("/{}", volume.destination))?;
-            check_proc(request, &place)?;
-            Ok(bind(place, &volume.source, &["rbind", "rprivate", "rw"]))
-        })
-        .collect()
-}
-
 /// The pod's files. They follow the root file system: read-only with it, except for shared memory.
 pub(super) fn of_pod(request: &Request<'_>) -> Vec<Mount> {
     let files = request.inputs.pod_files;
@@ -183,7 +178,7 @@ pub(super) fn of_pod(request: &Request<'_>) -> Vec<Mount> {
     present.map(|(place, file, access)| bind(place.into(), file, &["rbind", "rprivate", access])).collect()
 }
 
-fn bind(destination: PathBuf, source: &Path, options: &[&str]) -> Mount {
+pub(super) fn bind(destination: PathBuf, source: &Path, options: &[&str]) -> Mount {
     Mount {
         destination,
         kind: "bind".into(),
@@ -198,7 +193,6 @@ fn invalid(name: &str, reason: impl Into<String>) -> SpecError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::ImageVolume;
     use super::super::super::fixture::{Case, bind};
     use super::*;
     use MountPropagation::*;
@@ -290,13 +284,26 @@ mod tests {
     }
 
     #[test]
+    fn a_mount_denies_what_it_is_asked_to() {
+        let check = |options: &[&str], expect: Option<&str>| {
+            let asked: Vec<String> = options.iter().map(|option| option.to_string()).collect();
+            let got = resolve(&mounting(|m| m.mount_options = asked, Private)).ok();
+            assert_eq!(got.map(|(options, _)| options).as_deref(), expect, "{options:?}");
+        };
+        check(&["noexec"], Some("rbind,rprivate,rw,noexec"));
+        check(&["nosuid", "nodev", "noexec", "nosuid"], Some("rbind,rprivate,rw,nodev,noexec,nosuid"));
+        for refused in ["exec", "ro", "rbind", "rshared", "size=1", "noexec,exec", "NOEXEC", ""] {
+            check(&[refused], None);
+        }
+    }
+
+    #[test]
     fn sources_and_options_that_mean_nothing_are_refused() {
         let refuse = |change: fn(&mut cri::Mount)| assert!(resolve(&mounting(change, Shared)).is_err());
         refuse(|m| m.host_path.clear());
         refuse(|m| m.host_path = "src".into());
         refuse(|m| m.host_path = "/s\0".into());
         refuse(|m| m.image_sub_path = "etc".into());
-        refuse(|m| m.mount_options = vec!["exec".into()]);
         refuse(|m| m.uid_mappings = vec![Default::default()]);
         refuse(|m| m.propagation = 3);
         refuse(|m| m.container_path = "/".into());
@@ -318,25 +325,6 @@ mod tests {
         check("/proc/net/dev", false, true);
         check("/procedure", false, true);
         check("/proc", true, true);
-    }
-
-    #[test]
-    fn volumes_of_the_image_yield_to_mounts_of_the_request() {
-        let volumes = |case: &Case| -> Result<Vec<String>, SpecError> {
-            let spec = case.generate()?;
-            let own = spec.mounts.iter().filter(|m| m.source.starts_with("/volumes"));
-            Ok(own.map(|m| m.destination.to_str().unwrap().to_string()).collect())
-        };
-        let mut case = Case::new();
-        let volume = |path: &str| ImageVolume { destination: path.into(), source: "/volumes/1".into() };
-        case.image_volumes = vec![volume("/data"), volume("cache"), volume("/../../canary")];
-        assert_eq!(volumes(&case).unwrap(), ["/data", "/cache", "/canary"]);
-        case.mount(bind("/src", "/data"));
-        assert_eq!(volumes(&case).unwrap(), ["/cache", "/canary"]);
-        for path in ["", "/", "/..", "/proc", "/proc/1/root"] {
-            case.image_volumes = vec![volume(path)];
-            assert!(volumes(&case).is_err(), "{path}");
-        }
     }
 
     #[test]

@@ -1,0 +1,231 @@
+//! The hub of container events: from those who change objects to those who listen.
+//!
+//! Events of one object come in the order of its life, each once; what an event says of the pod is never older than
+//! what an earlier one said, and `created_at` rises strictly. Each reader has a queue of its own: one that does not
+//! read loses its stream, with an error that says so, and costs nobody else anything.
+//!
+//! A reader gets what happens from its subscription on: who subscribes and lists then misses nothing. While nobody
+//! listens, which is also so while the daemon is gone, the newest events are kept and go to the next reader first,
+//! since a kubelet does not list again when it reconnects. Knows neither gRPC nor how an event is made up.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use proto::cri::ContainerEventResponse;
+use tokio::sync::mpsc;
+
+use crate::error::Error;
+use crate::model::stage::Stage;
+use crate::store;
+
+/// Events that a reader may be behind.
+const QUEUE: usize = 1024;
+/// Most bytes of events that are kept while nobody listens.
+const KEPT_BYTES: usize = 1 << 20;
+/// Longest time that an event is kept while nobody listens.
+const KEPT_FOR: Duration = Duration::from_secs(300);
+
+/// The hub.
+#[derive(Debug, Default)]
+pub struct Events {
+    hub: Mutex<Hub>,
+}
+
+#[derive(Debug, Default)]
+struct Hub {
+    outlets: Vec<Outlet>,
+    kept: VecDeque<Kept>,
+    kept_bytes: usize,
+    last_at: i64,
+    closed: bool,
+}
+
+/// The hub's end of a reader.
+#[derive(Debug)]
+struct Outlet {
+    queue: mpsc::Sender<Arc<ContainerEventResponse>>,
+    behind: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    event: Arc<ContainerEventResponse>,
+    since: Instant,
+}
+
+/// A subscription.
+#[derive(Debug)]
+pub struct Reader {
+    kept: VecDeque<Kept>,
+    queue: mpsc::Receiver<Arc<ContainerEventResponse>>,
+    behind: Arc<AtomicBool>,
+}
+
+impl Events {
+    /// Tells the stages that `look` has reached since the last call for this object, whose `told` this is. Looks and
+    /// makes up the events with the hub held, so that no older view follows a newer one: neither may block.
+    pub fn announce(
+        &self,
+        told: &Mutex<Stage>,
+        look: impl FnOnce() -> Stage,
+        event: impl Fn(Stage) -> Option<ContainerEventResponse>,
+    ) {
+        let mut hub = self.hub();
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        let reached = look();
+        for mut event in told.passed(reached).filter_map(event) {
+            event.created_at = store::now().max(hub.last_at + 1);
+            hub.last_at = event.created_at;
+            hub.publish(Arc::new(event));
+        }
+        *told = (*told).max(reached);
+    }
+
+    /// Events from now on, after those that nobody has heard.
+    pub fn subscribe(&self) -> Reader {
+        let mut hub = self.hub();
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let behind = Arc::new(AtomicBool::new(false));
+        hub.kept_bytes = 0;
+        let kept = std::mem::take(&mut hub.kept);
+        if !hub.closed {
+            hub.outlets.push(Outlet { queue: sender, behind: behind.clone() });
+        }
+        Reader {
+            kept: kept.into_iter().filter(|kept| kept.since.elapsed() < KEPT_FOR).collect(),
+            queue,
+            behind,
+        }
+    }
+
+    /// Ends all subscriptions, present and future: the daemon goes.
+    pub fn close(&self) {
+        let mut hub = self.hub();
+        hub.closed = true;
+        hub.outlets.clear();
+    }
+
+    fn hub(&self) -> MutexGuard<'_, Hub> {
+        self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hub {
+    fn publish(&mut self, event: Arc<ContainerEventResponse>) {
+        self.outlets.retain(|outlet| match outlet.queue.try_send(event.clone()) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                outlet.behind.store(true, Ordering::Relaxed);
+                false
+            }
+        });
+        if self.outlets.is_empty() {
+            self.keep(event);
+        }
+    }
+
+    fn keep(&mut self, event: Arc<ContainerEventResponse>) {
+        self.kept_bytes += event.encoded_len();
+        self.kept.push_back(Kept { event, since: Instant::now() });
+        while self
+            .kept
+            .front()
+            .is_some_and(|oldest| self.kept_bytes > KEPT_BYTES || oldest.since.elapsed() > KEPT_FOR)
+        {
+            let oldest = self.kept.pop_front();
+            self.kept_bytes -= oldest.map_or(0, |oldest| oldest.event.encoded_len());
+        }
+    }
+}
+
+impl Reader {
+    /// The next event; an error when this reader has fallen too far behind, which ends the subscription; `None` when
+    /// it has ended.
+    pub async fn next(&mut self) -> Option<Result<ContainerEventResponse, Error>> {
+        if let Some(kept) = self.kept.pop_front() {
+            return Some(Ok(owned(kept.event)));
+        }
+        match self.queue.recv().await {
+            Some(event) => Some(Ok(owned(event))),
+            None => {
+                self.behind.swap(false, Ordering::Relaxed).then_some(Err(Error::Behind { events: QUEUE }))
+            }
+        }
+    }
+}
+
+fn owned(event: Arc<ContainerEventResponse>) -> ContainerEventResponse {
+    Arc::try_unwrap(event).unwrap_or_else(|shared| ContainerEventResponse::clone(&shared))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tell(events: &Events, told: &Mutex<Stage>, id: &str, reached: Stage) {
+        let event = |stage: Stage| {
+            let (container_id, container_event_type) = (id.to_string(), stage as i32 - 1);
+            Some(ContainerEventResponse { container_id, container_event_type, ..Default::default() })
+        };
+        events.announce(told, || reached, event);
+    }
+
+    async fn heard(reader: &mut Reader, count: usize) -> Vec<(String, i32)> {
+        let mut heard = Vec::new();
+        let mut last = 0;
+        for _ in 0..count {
+            let event = reader.next().await.unwrap().unwrap();
+            assert!(event.created_at > last, "{} after {last}", event.created_at);
+            last = event.created_at;
+            heard.push((event.container_id, event.container_event_type));
+        }
+        heard
+    }
+
+    #[tokio::test]
+    async fn an_end_that_overtakes_the_start_is_told_after_it() {
+        let events = Events::default();
+        let mut reader = events.subscribe();
+        let told = Mutex::default();
+        for reached in [Stage::Created, Stage::Stopped, Stage::Started, Stage::Deleted, Stage::Deleted] {
+            tell(&events, &told, "c", reached);
+        }
+        let expect = [0, 1, 2, 3].map(|kind| ("c".to_string(), kind));
+        assert_eq!(heard(&mut reader, 4).await, expect);
+        events.close();
+        assert!(reader.next().await.is_none() && events.subscribe().next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_does_not_read_loses_its_stream_and_nobody_else_does() {
+        let events = Events::default();
+        let (mut slow, mut quick) = (events.subscribe(), events.subscribe());
+        for number in 0..QUEUE + 10 {
+            tell(&events, &Mutex::default(), &number.to_string(), Stage::Created);
+            assert_eq!(heard(&mut quick, 1).await, [(number.to_string(), 0)]);
+        }
+        // All that it can have without a gap, then the reason.
+        assert_eq!(heard(&mut slow, QUEUE).await.last(), Some(&((QUEUE - 1).to_string(), 0)));
+        assert!(matches!(slow.next().await, Some(Err(Error::Behind { .. }))));
+        assert!(slow.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_heard_goes_to_the_next_reader_within_bounds() {
+        let events = Events::default();
+        drop(events.subscribe());
+        tell(&events, &Mutex::default(), "missed", Stage::Created);
+        let mut reader = events.subscribe();
+        tell(&events, &Mutex::default(), "live", Stage::Created);
+        assert_eq!(heard(&mut reader, 2).await, [("missed".to_string(), 0), ("live".to_string(), 0)]);
+        drop(reader);
+        let long = "x".repeat(1000);
+        (0..5000).for_each(|_| tell(&events, &Mutex::default(), &long, Stage::Created));
+        let reader = events.subscribe();
+        assert!((900..1100).contains(&reader.kept.len()), "{}", reader.kept.len());
+    }
+}
