@@ -10,8 +10,23 @@ use serde_json::Value;
 use crate::exec::Program;
 use crate::paths;
 
-/// The selections of packages that `make test` builds too: another one would build all libraries anew.
-const SELECTIONS: [&[&str]; 2] = [&["--workspace", "--exclude", "e2e"], &["-p", "e2e"]];
+/// Packages that are built together, as `make test` builds them: another selection would build all libraries anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// Everything but the harness.
+    Products,
+    /// The harness and its tests.
+    Harness,
+}
+
+impl Selection {
+    fn args(self) -> &'static [&'static str] {
+        match self {
+            Self::Products => &["--workspace", "--exclude", "e2e"],
+            Self::Harness => &["-p", "e2e"],
+        }
+    }
+}
 
 /// Programs by target name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,12 +38,12 @@ pub struct Built {
 }
 
 impl Built {
-    /// Has cargo build everything, which is quick when it is there.
-    pub fn by_cargo() -> Result<Self> {
+    /// Has cargo build the tests of these packages, which is quick when they are there.
+    pub fn by_cargo(selections: &[Selection]) -> Result<Self> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut said = String::new();
-        for selection in SELECTIONS {
-            let program = Program::new(&cargo).args(["test", "--no-run", "--quiet"]).args(selection);
+        for selection in selections {
+            let program = Program::new(&cargo).args(["test", "--no-run", "--quiet"]).args(selection.args());
             let program = program.arg("--message-format=json-render-diagnostics").dir(&paths::workspace());
             let ended = program.deadline(Duration::from_secs(3600)).run()?;
             ensure!(ended.status.success(), "cargo cannot build the tests:\n{}", ended.stderr);

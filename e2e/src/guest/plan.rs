@@ -9,7 +9,7 @@ use clap::Parser;
 use tempfile::TempDir;
 
 use super::SLOWNESS;
-use super::build::Built;
+use super::build::{Built, Selection};
 use super::job::{Event, Job, Step};
 use super::machine::{Machine, Size};
 use super::{root, stage};
@@ -78,7 +78,7 @@ pub fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     let began = Instant::now();
-    let built = Built::by_cargo()?;
+    let built = Built::by_cargo(&options.selections())?;
     let steps = options.steps(&built)?;
     ensure!(!steps.is_empty(), "no step is called {:?}", options.steps);
     let deadline = Duration::from_secs(60 + steps.iter().map(|step| step.deadline_s + 30).sum::<u64>());
@@ -105,10 +105,19 @@ impl Options {
             let (name, program) = ("shell".to_owned(), "/bin/sh".into());
             return Ok(vec![Step { name, program, args, dir, env: BTreeMap::new(), deadline_s: 600 }]);
         }
-        let chosen = |step: &&Planned| {
+        self.chosen().map(|step| step.as_step(built)).collect()
+    }
+
+    fn chosen(&self) -> impl Iterator<Item = &Planned> {
+        PLAN.iter().filter(|step| {
             self.steps.is_empty() || self.steps.iter().any(|part| step.name.contains(part.as_str()))
-        };
-        PLAN.iter().filter(chosen).map(|step| step.as_step(built)).collect()
+        })
+    }
+
+    /// What has to be built: the harness is always needed.
+    fn selections(&self) -> Vec<Selection> {
+        let products = self.shell.is_none() && self.chosen().any(|step| step.is_of_products());
+        products.then_some(Selection::Products).into_iter().chain([Selection::Harness]).collect()
     }
 
     fn job(&self, steps: Vec<Step>) -> Result<Job> {
@@ -132,6 +141,10 @@ impl Options {
 }
 
 impl Planned {
+    fn is_of_products(&self) -> bool {
+        ["cri_server", "monitor_pod"].contains(&self.test)
+    }
+
     fn as_step(&self, built: &Built) -> Result<Step> {
         let args = self.args.iter().chain(&["--test-threads=1", "--nocapture"]).map(|arg| (*arg).to_owned());
         Ok(Step {
