@@ -128,7 +128,9 @@ impl Options {
         env.insert("E2E_IMAGES".to_owned(), set::store()?.display().to_string());
         env.insert("E2E_REQUIRE".to_owned(), "1".to_owned());
         env.insert("E2E_SLOWNESS".to_owned(), SLOWNESS.to_string());
+        // Shorter than on a machine: what the guest shows does not hang on how long it goes on.
         env.insert("E2E_HOLD_SECONDS".to_owned(), "10".to_owned());
+        env.insert("E2E_OOM_KILLS".to_owned(), "12".to_owned());
         if let Some(dir) = std::env::var_os("BERTH_BIN_DIR") {
             env.insert("BERTH_BIN_DIR".to_owned(), std::path::absolute(dir)?.display().to_string());
         }
