@@ -2,25 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
 
 use crate::config::{Config, HandlerConfig, RegistryConfig};
-use crate::error::Error;
+use crate::detached::blocking;
+use crate::error::{Error, chain};
 use crate::events::Events;
 use crate::host::cgroup::{Cgroup, CgroupPath, Layout};
 use crate::host::cni::{self, Cni};
+use crate::host::idmap::UserNamespace;
 use crate::host::node;
 use crate::host::oci::{self, OciRuntime};
 use crate::host::program::ProgramCopies;
+use crate::image::overlay::{Overlay, Owners};
 use crate::image::{self, HostConfig, ImageStore};
 use crate::model::id::{ContainerId, PodId};
+use crate::model::id_range::IdRange;
 use crate::operations::Operations;
 use crate::paths::Paths;
-use crate::spec::{HandlerFacts, NodeFacts};
+use crate::spec::{Availability, HandlerFacts, NodeFacts};
 use crate::store;
 use crate::store::container::Container;
 use crate::store::index::Index;
@@ -61,6 +65,8 @@ pub struct Daemon {
     pub handlers: BTreeMap<String, HandlerFacts>,
     /// The node's pod CIDRs, as the kubelet gave them; empty before that.
     pub pod_cidr: Mutex<String>,
+    /// Whether the kernel can serve pods with user namespaces; asked when it is first needed.
+    user_namespaces: tokio::sync::OnceCell<Availability>,
     _lock: std::fs::File,
 }
 
@@ -88,6 +94,7 @@ impl Daemon {
             programs: ProgramCopies::default(),
             handlers: probe(&config),
             cgroups,
+            user_namespaces: tokio::sync::OnceCell::new(),
             paths,
             config,
             pod_cidr: Mutex::default(),
@@ -112,6 +119,25 @@ impl Daemon {
         containers
     }
 
+    /// Whether the kernel makes user namespaces, and shows layers with their owners. Tried once.
+    pub async fn user_namespaces(&self) -> Availability {
+        let (layer, empty) = (self.paths.pods(), self.images.empty_layer());
+        let ask = || async {
+            match blocking(move || try_owners(layer, &empty)).await {
+                Ok(Ok(())) => Availability::Present,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "pods cannot have user namespaces here");
+                    Availability::Missing
+                }
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "user namespaces cannot be tried");
+                    Availability::Missing
+                }
+            }
+        };
+        *self.user_namespaces.get_or_init(ask).await
+    }
+
     /// The OCI runtime of a handler; the empty name is the default one.
     pub fn oci(&self, handler: &str) -> Result<OciRuntime, Error> {
         let name = if handler.is_empty() { &self.config.runtime.default_handler } else { handler };
@@ -129,6 +155,13 @@ impl Daemon {
         let path = CgroupPath::parse(path).map_err(|error| Error::Internal(error.to_string()))?;
         Ok(Cgroup::new(&self.cgroups, path))
     }
+}
+
+fn try_owners(layer: PathBuf, empty: &Path) -> std::io::Result<()> {
+    let ids = IdRange { first: 65536, length: 65536 };
+    let namespace = UserNamespace::new(ids)?;
+    let owners = Some(Owners { namespace: &namespace, ids });
+    Overlay { layers: &[layer], empty, writable: None, owners }.probe()
 }
 
 /// Asks all OCI runtimes at once what they can do: each question is a program's start.

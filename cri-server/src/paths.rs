@@ -111,6 +111,11 @@ impl Paths {
         self.volumes(id).join(index.to_string())
     }
 
+    /// Where volumes are mounted with the owners that the pod's user namespace gives, each by its place in the request.
+    pub fn mapped_volumes(&self, id: &ContainerId) -> PathBuf {
+        self.bundle(id).join("mapped")
+    }
+
     /// State directory of an OCI runtime that is not configured to have another.
     pub fn oci_root(&self, handler: &str) -> PathBuf {
         self.state.join("oci").join(handler)

@@ -376,6 +376,10 @@ fn sweep_containers(daemon: &Daemon) {
     for parent in [daemon.paths.containers(), daemon.paths.bundles()] {
         for (id, directory) in directories::<ContainerId>(&parent).unwrap_or_default() {
             if daemon.containers.find(id.as_str()).is_none() {
+                if let Err(error) = mount::clear(&daemon.paths.mapped_volumes(&id)) {
+                    tracing::error!(container = id.short(), %error, "volumes of a container without a record stay");
+                    continue;
+                }
                 sweep(&directory, &teardown::mounts_of(&daemon.paths, &id));
             }
         }

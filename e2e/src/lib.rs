@@ -25,6 +25,7 @@ pub mod node;
 #[allow(unsafe_code)]
 pub mod ns;
 pub mod paths;
+pub mod pattern;
 pub mod processes;
 pub mod registry;
 pub mod terminal;

@@ -5,6 +5,7 @@
 //! unmounts and removes its directory.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +21,10 @@ use crate::leaks::{Diff, Snapshot};
 use crate::processes::{Ancestry, MARKER};
 use crate::registry::{Registry, loopback};
 use crate::{cgroup, ns, paths, wait};
+
+mod dirs;
+
+pub use dirs::Dirs;
 
 /// Port of the node's registry on its loopback.
 const REGISTRY_PORT: u16 = 5000;
@@ -38,72 +43,6 @@ pub struct Node {
     holder: Running,
 }
 
-/// Directories of a node, all below one short root.
-#[derive(Clone, Debug)]
-pub struct Dirs(PathBuf);
-
-impl Dirs {
-    /// The directory of the whole node.
-    #[must_use]
-    pub fn top(&self) -> &Path {
-        &self.0
-    }
-
-    /// The node's id: name of its directory, its host and its cgroup parent.
-    #[must_use]
-    pub fn id(&self) -> String {
-        self.0.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-    }
-
-    /// The daemon's persistent state.
-    #[must_use]
-    pub fn root(&self) -> PathBuf {
-        self.0.join("root")
-    }
-
-    /// The daemon's volatile state.
-    #[must_use]
-    pub fn state(&self) -> PathBuf {
-        self.0.join("r")
-    }
-
-    /// The CRI socket.
-    #[must_use]
-    pub fn socket(&self) -> PathBuf {
-        self.state().join("cri.sock")
-    }
-
-    /// Where network namespaces are pinned.
-    #[must_use]
-    pub fn netns(&self) -> PathBuf {
-        self.0.join("netns")
-    }
-
-    /// CNI configuration (`net.d`), plugins (`bin`), cache and address files.
-    #[must_use]
-    pub fn cni(&self) -> PathBuf {
-        self.0.join("cni")
-    }
-
-    /// Pod logs, as a kubelet would name them.
-    #[must_use]
-    pub fn logs(&self) -> PathBuf {
-        self.0.join("logs")
-    }
-
-    /// The daemon's configuration file.
-    #[must_use]
-    pub fn config(&self) -> PathBuf {
-        self.0.join("config.toml")
-    }
-
-    /// The daemon's own log.
-    #[must_use]
-    pub fn daemon_log(&self) -> PathBuf {
-        self.0.join("daemon.log")
-    }
-}
-
 impl Node {
     /// Makes the node and waits until its daemon answers.
     pub fn start(setup: Setup) -> Result<Self> {
@@ -115,7 +54,11 @@ impl Node {
 
     /// Makes the namespaces and the registry, and starts no daemon.
     pub fn bare(setup: Setup) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("b-").rand_bytes(5).tempdir_in("/tmp")?.keep();
+        // As on a real node: users of pods pass through.
+        let passable = std::fs::Permissions::from_mode(0o711);
+        let dir =
+            tempfile::Builder::new().prefix("b-").rand_bytes(5).permissions(passable).tempdir_in("/tmp")?;
+        let dir = dir.keep();
         let dirs = Dirs(dir);
         let program = Program::new(paths::node_program()?).arg("hold").arg(dirs.top());
         let mut holder = program.start_piped()?;

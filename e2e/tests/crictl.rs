@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::case::Case;
+use e2e::cgroup::{Cgroup, is_v2};
 use e2e::daemon::Setup;
 use e2e::image::set::{BUSYBOX, PAUSE};
 use e2e::node::Node;
@@ -138,4 +139,43 @@ fn running(crictl: &Crictl, pod_id: &str, id: &str) -> Result<()> {
     let pod_stats = crictl.json("statsp -o json")?;
     ensure!(pod_stats["stats"][0]["attributes"]["id"] == pod_id, "{pod_stats}");
     Ok(())
+}
+
+/// What crictl changes and measures: `update`, `inspect`, `info`, `metricdescs`, `metricsp`, `update-runtime-config`.
+#[tokio::test(flavor = "multi_thread")]
+async fn crictl_updates_and_measures() -> Result<()> {
+    let Some(case) = Case::open("crictl_updates_and_measures", Setup::default()).await? else {
+        return Ok(());
+    };
+    if !case.is_berth() {
+        return case.close();
+    }
+    let (pod_id, id) = case.sleeper(&case.cri.pod("typed")).await?;
+    let log = case.node.dirs().top().join("follow.log");
+    let crictl = Crictl { node: &case.node, path: paths::peer("crictl")?, log };
+    crictl.run(&format!("update --memory 134217728 --cpu-share 300 {id}"))?;
+    let cgroup = Cgroup::of(&case.cri, &id).await?;
+    let memory = cgroup.read(("memory", "memory.limit_in_bytes"), "memory.max")?;
+    let shares = cgroup.read(("cpu", "cpu.shares"), "cpu.weight")?;
+    ensure!(memory == "134217728" && shares == if is_v2() { "12" } else { "300" }, "{memory} {shares}");
+    let inspected = crictl.json(&format!("inspect {id}"))?;
+    let shown = &inspected["status"]["resources"]["linux"];
+    ensure!(shown["memoryLimitInBytes"] == "134217728" && shown["cpuShares"] == "300", "{shown}");
+    ensure!(inspected["info"]["pid"].as_i64().is_some_and(|pid| pid > 0), "{inspected}");
+    ensure!(
+        inspected["info"]["sandboxID"] == pod_id && inspected["info"]["runtimeSpec"]["process"].is_object()
+    );
+    ensure!(inspected["status"]["stopSignal"] == "SIGTERM", "{}", inspected["status"]["stopSignal"]);
+    let sandbox = crictl.json(&format!("inspectp {pod_id}"))?;
+    ensure!(sandbox["info"]["pid"].as_i64().is_some_and(|pid| pid > 0), "{sandbox}");
+    let info = crictl.json("info")?;
+    ensure!(info["config"]["stateDir"].is_string() && info["lastCNILoadStatus"] == "OK", "{info}");
+    let descriptors = crictl.json("metricdescs")?;
+    ensure!(descriptors["descriptors"].as_array().is_some_and(|all| all.len() >= 48), "{descriptors}");
+    let metrics = crictl.json("metricsp")?;
+    ensure!(metrics["podMetrics"][0]["podSandboxId"] == pod_id, "{metrics}");
+    crictl.run("update-runtime-config --pod-cidr 10.244.7.0/24")?;
+    ensure!(crictl.json("info")?["config"]["podCIDR"] == "10.244.7.0/24");
+    case.cri.end_pod(&pod_id).await?;
+    case.close()
 }

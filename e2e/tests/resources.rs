@@ -12,12 +12,10 @@ use e2e::cgroup::{Cgroup, is_v2};
 use e2e::cri::{Cri, container};
 use e2e::daemon::Setup;
 use e2e::image::set::BUSYBOX;
-use e2e::paths;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use proto::cri::{
     self as api, ContainerStatus, LinuxContainerResources as Resources, UpdateContainerResourcesRequest,
 };
-use serde_json::Value;
 use tonic::{Code, Status};
 
 const EXIT: Duration = Duration::from_secs(30);
@@ -374,48 +372,5 @@ async fn a_checkpoint_is_written_or_says_what_is_missing() -> Result<()> {
     }
     ensure!(cri.shell(&id, "echo here").await? == "here\n", "the container does not go on");
     cri.end_pod(&pod_id).await?;
-    case.close()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn crictl_updates_and_measures() -> Result<()> {
-    let Some(case) = Case::open("crictl_updates_and_measures", Setup::default()).await? else {
-        return Ok(());
-    };
-    if !case.is_berth() {
-        return case.close();
-    }
-    let (pod_id, id) = sleeper(&case, "typed", Resources::default()).await?;
-    case.cri.start(&id).await?;
-    let (path, endpoint) =
-        (paths::peer("crictl")?, format!("unix://{}", case.node.dirs().socket().display()));
-    let crictl = |line: &str| {
-        let program = case.node.program(&path).args(["--runtime-endpoint", &endpoint, "--timeout", "60s"]);
-        program.args(line.split(' ')).ok()
-    };
-    let json = |line: &str| -> Result<Value> { Ok(serde_json::from_str(&crictl(line)?)?) };
-    crictl(&format!("update --memory 134217728 --cpu-share 300 {id}"))?;
-    let cgroup = Cgroup::of(&case.cri, &id).await?;
-    ensure!(
-        read(&cgroup, MEMORY)? == "134217728" && read(&cgroup, SHARES)? == if is_v2() { "12" } else { "300" }
-    );
-    let shown = &json(&format!("inspect {id}"))?["status"]["resources"]["linux"];
-    ensure!(shown["memoryLimitInBytes"] == "134217728" && shown["cpuShares"] == "300", "{shown}");
-    let inspected = json(&format!("inspect {id}"))?;
-    ensure!(inspected["info"]["pid"].as_i64().is_some_and(|pid| pid > 0), "{inspected}");
-    ensure!(
-        inspected["info"]["sandboxID"] == pod_id && inspected["info"]["runtimeSpec"]["process"].is_object()
-    );
-    ensure!(inspected["status"]["stopSignal"] == "SIGTERM", "{}", inspected["status"]["stopSignal"]);
-    ensure!(json(&format!("inspectp {pod_id}"))?["info"]["pid"].as_i64().is_some_and(|pid| pid > 0));
-    let info = json("info")?;
-    ensure!(info["config"]["stateDir"].is_string() && info["lastCNILoadStatus"] == "OK", "{info}");
-    let descriptors = json("metricdescs")?;
-    ensure!(descriptors["descriptors"].as_array().is_some_and(|all| all.len() >= 48), "{descriptors}");
-    let metrics = json("metricsp")?;
-    ensure!(metrics["podMetrics"][0]["podSandboxId"] == pod_id, "{metrics}");
-    crictl("update-runtime-config --pod-cidr 10.244.7.0/24")?;
-    ensure!(json("info")?["config"]["podCIDR"] == "10.244.7.0/24");
-    case.cri.end_pod(&pod_id).await?;
     case.close()
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use e2e::exec::{Program, Running};
 use e2e::image::set::BUSYBOX;
 use e2e::processes::pss_kib;
 use e2e::terminal::Terminal;
-use e2e::{ns, paths, wait};
+use e2e::{ns, paths, pattern, wait};
 use proto::cri as api;
 use rustix::process::Signal;
 use tonic::Code;
@@ -23,7 +23,7 @@ use tonic::Code;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Both protocols that crictl speaks.
 const TRANSPORTS: [&str; 2] = ["spdy", "websocket"];
-/// Bytes of the large copy. A multiple of the pattern's.
+/// Bytes of the large copy. A multiple of a MiB.
 const LARGE: u64 = 1 << 30;
 /// Growth of the daemon that a large copy may cost, KiB.
 const GROWTH: u64 = 24 << 10;
@@ -111,7 +111,7 @@ async fn refusals(case: &Case, pod_id: &str, id: &str) -> Result<()> {
 /// As much as a core dump, through the command and back: nothing changes on the way, and the daemon does not grow.
 fn large_copy(case: &Case, id: &str) -> Result<()> {
     let (source, copy) = (case.node.dirs().top().join("large"), case.node.dirs().top().join("copy"));
-    write_pattern(&source)?;
+    pattern::write(&source, LARGE)?;
     let daemon = case.node.daemon_pid().context("no daemon")?;
     let before = pss_kib(daemon)?;
     let program = crictl(case, &format!("exec -i {id} cat"))?;
@@ -125,32 +125,11 @@ fn large_copy(case: &Case, id: &str) -> Result<()> {
         Ok(())
     })?;
     ensure!(running.wait(PATIENCE)?.success(), "crictl failed");
-    ensure!(same(&source, &copy)?, "the copy differs");
+    ensure!(pattern::same(&source, &copy)?, "the copy differs");
     ensure!(most < before + GROWTH, "the daemon grew from {before} to {most} KiB");
     std::fs::remove_file(&source)?;
     std::fs::remove_file(&copy)?;
     Ok(())
-}
-
-fn write_pattern(path: &Path) -> Result<()> {
-    let mut file = std::io::BufWriter::new(File::create(path)?);
-    for number in 0..LARGE / 8 {
-        file.write_all(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())?;
-    }
-    Ok(file.flush()?)
-}
-
-fn same(one: &Path, other: &Path) -> Result<bool> {
-    let (mut one, mut other) = (BufReader::new(File::open(one)?), BufReader::new(File::open(other)?));
-    let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
-    for _ in 0..LARGE >> 20 {
-        one.read_exact(&mut left)?;
-        other.read_exact(&mut right)?;
-        if left != right {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 #[tokio::test(flavor = "multi_thread")]

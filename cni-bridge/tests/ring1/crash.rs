@@ -85,3 +85,26 @@ fn twenty_at_once_get_distinct_addresses() {
     });
     assert_eq!(node.leftovers(), [""; 0]);
 }
+
+/// Each of the last pods that go at once sees the others' rules; the tables go all the same.
+#[test]
+fn the_last_ones_at_once_leave_nothing() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::new(|_| {});
+    let pods: Vec<NetNs> = (0..6).map(|_| NetNs::new()).collect();
+    for round in 0..30 {
+        for (index, pod) in pods.iter().enumerate() {
+            let ports = json!([{"hostPort": 2000 + index, "containerPort": 80}]);
+            node.add(&format!("c{index}"), pod, ports).unwrap();
+        }
+        std::thread::scope(|scope| {
+            for (index, pod) in pods.iter().enumerate() {
+                let (node, path): (&Node, &Path) = (&node, &pod.path);
+                scope.spawn(move || node.del(&format!("c{index}"), Some(path)).unwrap());
+            }
+        });
+        assert_eq!(node.leftovers(), [""; 0], "round {round}");
+    }
+}

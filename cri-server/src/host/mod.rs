@@ -6,6 +6,8 @@ pub mod checkpoint;
 pub mod cni;
 pub mod fs;
 #[allow(unsafe_code)]
+pub mod idmap;
+#[allow(unsafe_code)]
 pub mod limits;
 pub mod monitor;
 pub mod mount;

@@ -5,13 +5,14 @@ use std::path::Path;
 
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
-/// Mounts a pod's shared memory at `target`, `size` bytes large.
+/// Mounts a pod's shared memory at `target`, `size` bytes large; it belongs to the user and group `owner`.
 #[allow(clippy::disallowed_methods, reason = "host/ makes mounts")]
-pub fn shm(target: &Path, size: u64) -> io::Result<()> {
+pub fn shm(target: &Path, size: u64, owner: u32) -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let options = std::ffi::CString::new(format!("mode=1777,size={size}")).map_err(io::Error::other)?;
+    let options = format!("mode=1777,size={size},uid={owner},gid={owner}");
+    let options = std::ffi::CString::new(options).map_err(io::Error::other)?;
     Ok(rustix::mount::mount("shm", target, "tmpfs", flags, Some(options.as_c_str()))?)
 }
 
@@ -27,10 +28,37 @@ pub fn unmount(target: &Path) -> io::Result<()> {
     }
 }
 
+/// Unmounts what is on the entries of `directory`, and removes it; nothing there is success. Never walks into a mount:
+/// the files there are somebody's volume.
+pub fn clear(directory: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        // Of a shared tree the unmount of what is below would take it away from the source, too.
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        match rustix::mount::mount_change(entry.path(), private) {
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        unmount(&entry.path())?;
+        let kind = if entry.file_type()?.is_dir() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        gone(rustix::fs::unlinkat(rustix::fs::CWD, entry.path(), kind))?;
+    }
+    gone(rustix::fs::unlinkat(rustix::fs::CWD, directory, AtFlags::REMOVEDIR))
+}
+
 /// Takes a pin of a namespace away: the mount and the file under it.
 pub fn unpin(pin: &Path) -> io::Result<()> {
     unmount(pin)?;
-    match rustix::fs::unlinkat(rustix::fs::CWD, pin, AtFlags::empty()) {
+    gone(rustix::fs::unlinkat(rustix::fs::CWD, pin, AtFlags::empty()))
+}
+
+/// What was not there has been removed.
+fn gone(removed: Result<(), Errno>) -> io::Result<()> {
+    match removed {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error.into()),
     }

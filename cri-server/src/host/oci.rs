@@ -15,16 +15,22 @@ const PROBE: Duration = Duration::from_secs(2);
 /// What an OCI runtime can do: from its `features`, or from its version where it has none.
 pub fn probe(program: &Path) -> HandlerFacts {
     let version = version(program).unwrap_or_default();
-    let recursive_read_only = match ask(program, "features") {
-        Some(features) => lists_rro(&features),
-        None => is_recent_crun(&version),
+    let (recursive_read_only, user_namespaces) = match ask(program, "features") {
+        Some(features) => (lists_rro(&features), lists_user_namespaces(&features)),
+        None => (is_recent_crun(&version), is_recent_crun(&version)),
     };
-    let recursive_read_only = if recursive_read_only { Availability::Present } else { Availability::Missing };
-    let facts = HandlerFacts { recursive_read_only, ..HandlerFacts::default() };
+    let availability = |is| if is { Availability::Present } else { Availability::Missing };
+    let facts = HandlerFacts {
+        recursive_read_only: availability(recursive_read_only),
+        user_namespaces: availability(user_namespaces),
+        ..HandlerFacts::default()
+    };
     match version.starts_with("youki") {
         // Its features do not list `rro`, which it knows all the same.
         true => HandlerFacts {
             recursive_read_only: Availability::Present,
+            // A command in a container would run outside of its user namespace: as root of the node.
+            user_namespaces: Availability::Missing,
             masked_equal: MaskedEqual::ValueTwoIsMask,
             propagation: PropagationWords::Plain,
             cgroup_mount: CgroupMount::NotInJoinedPids,
@@ -69,6 +75,12 @@ fn ask(program: &Path, question: &str) -> Option<String> {
 fn lists_rro(features: &str) -> bool {
     let features: serde_json::Value = serde_json::from_str(features).unwrap_or_default();
     features["mountOptions"].as_array().is_some_and(|options| options.iter().any(|option| option == "rro"))
+}
+
+fn lists_user_namespaces(features: &str) -> bool {
+    let features: serde_json::Value = serde_json::from_str(features).unwrap_or_default();
+    let namespaces = features["linux"]["namespaces"].as_array();
+    namespaces.is_some_and(|kinds| kinds.iter().any(|kind| kind == "user"))
 }
 
 /// crun has `rro` from 1.5 on, and `features` from 1.8.6 on.
@@ -150,6 +162,8 @@ mod tests {
         assert!(lists_rro(r#"{"mountOptions":["ro","rro"]}"#));
         assert!(!lists_rro(r#"{"mountOptions":["ro"]}"#));
         assert!(!lists_rro("Usage: ..."));
+        assert!(lists_user_namespaces(r#"{"linux":{"namespaces":["pid","user"]}}"#));
+        assert!(!lists_user_namespaces(r#"{"linux":{"namespaces":["pid"]}}"#));
         let check = |version: &str, expect| assert_eq!(is_recent_crun(version), expect, "{version}");
         check("crun version 1.8.1\ncommit: x", true);
         check("crun version 1.4.5", false);

@@ -9,10 +9,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags, UnmountFlags,
+};
 
 use super::error::ImageError;
 use super::unpack::attributes::{Attributes, is_opaque_path};
+use crate::host::idmap::{self, Depth, UserNamespace};
+use crate::model::id_range::IdRange;
 
 const OPEN_DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// Longest value of one mount parameter; a longer path is given by descriptor.
@@ -29,6 +33,17 @@ pub struct Overlay<'a> {
     pub empty: &'a Path,
     /// Where changes go; without it the mount is read-only.
     pub writable: Option<Writable<'a>>,
+    /// Owners in a user namespace; without it the files have those of the image.
+    pub owners: Option<Owners<'a>>,
+}
+
+/// Ids of a user namespace.
+#[derive(Debug, Clone, Copy)]
+pub struct Owners<'a> {
+    /// The namespace, which layers are shown through.
+    pub namespace: &'a UserNamespace,
+    /// Its ids, which files of the writable layer have on disk.
+    pub ids: IdRange,
 }
 
 /// Directories of a container's own layer, on one file system.
@@ -51,10 +66,15 @@ impl Overlay<'_> {
         }
         let open =
             |path: &Path| rustix::fs::open(path, OPEN_DIRECTORY, Mode::empty()).map_err(|e| fail(e.into()));
-        let attributes = match self.layers.last() {
+        let mut attributes = match self.layers.last() {
             Some(top) => Attributes::of(open(top)?).map_err(fail)?,
             None => Attributes::default(),
         };
+        if let Some(Owners { ids, .. }) = self.owners {
+            // An owner that the namespace does not have gives way to its root.
+            attributes.uid = ids.on_node(attributes.uid).unwrap_or(ids.first);
+            attributes.gid = ids.on_node(attributes.gid).unwrap_or(ids.first);
+        }
         let upper = open(writable.upper)?;
         attributes.apply(&upper).and_then(|()| attributes.apply_times(&upper)).map_err(fail)
     }
@@ -62,12 +82,39 @@ impl Overlay<'_> {
     /// Mounts it over the directory `target`.
     pub fn mount(&self, target: &Path) -> Result<(), ImageError> {
         let lower = self.lower();
-        let mounted = match self.mount_by_parameters(&lower, target) {
-            // Kernels before 6.5 know no parameter for a single lower directory.
-            Err(Errno::INVAL | Errno::NOSYS) => self.mount_by_options(&lower, target),
-            other => other.map_err(io::Error::from),
+        let mounted = match self.owners {
+            Some(owners) => self.through(owners, &lower).and_then(|mount| idmap::attach(mount, target)),
+            None => match self.make_by_parameters(&lower) {
+                // Kernels before 6.5 know no parameter for a single lower directory.
+                Err(Errno::INVAL | Errno::NOSYS) => self.mount_by_options(&lower, target),
+                made => made.map_err(io::Error::from).and_then(|mount| idmap::attach(mount, target)),
+            },
         };
         mounted.map_err(|e| ImageError::io(format!("mounting an overlay over {}", target.display()), e))
+    }
+
+    /// Whether this kernel can show layers with the owners asked for. Nothing is mounted.
+    pub fn probe(&self) -> io::Result<()> {
+        self.owners.map_or(Ok(()), |owners| self.through(owners, &self.lower()).map(drop))
+    }
+
+    /// A detached mount of layers that are shown through a user namespace.
+    fn through(&self, owners: Owners<'_>, lower: &[&Path]) -> io::Result<OwnedFd> {
+        idmap::in_private_mounts(|| {
+            for layer in lower {
+                let shown = idmap::copy(layer, Depth::One, owners.namespace, MountPropagationFlags::PRIVATE)?;
+                // Attached in its own place it is found under its own path.
+                idmap::attach(shown, layer)?;
+            }
+            match self.make_by_parameters(lower) {
+                Err(Errno::INVAL | Errno::NOSYS) => {
+                    self.mount_by_options(lower, self.empty)?;
+                    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+                    Ok(rustix::mount::open_tree(CWD, self.empty, flags)?)
+                }
+                made => Ok(made?),
+            }
+        })
     }
 
     /// Topmost first, each once, as many as overlayfs wants.
@@ -88,7 +135,7 @@ impl Overlay<'_> {
         lower
     }
 
-    fn mount_by_parameters(&self, lower: &[&Path], target: &Path) -> Result<(), Errno> {
+    fn make_by_parameters(&self, lower: &[&Path]) -> Result<OwnedFd, Errno> {
         let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         let set = |key: &str, value: &str| rustix::mount::fsconfig_set_string(&context, key, value);
         set("source", "overlay")?;
@@ -107,8 +154,7 @@ impl Overlay<'_> {
             Some(_) => MountAttrFlags::empty(),
             None => MountAttrFlags::MOUNT_ATTR_RDONLY,
         };
-        let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-        rustix::mount::move_mount(&mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     }
 
     /// Descriptors stand for the paths: they are short and hold no separators.
@@ -191,7 +237,7 @@ mod tests {
             let private =
                 rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
             rustix::mount::mount_change("/", private).unwrap();
-            let read_only = Overlay { layers: &layers, empty: &empty, writable: None };
+            let read_only = Overlay { layers: &layers, empty: &empty, writable: None, owners: None };
             read_only.mount_by_options(&read_only.lower(), &target).unwrap();
             assert_eq!(std::fs::read(target.join("x")).unwrap(), b"lower");
             assert!(std::fs::write(target.join("x"), "").is_err());
@@ -199,7 +245,7 @@ mod tests {
             let both = Overlay { writable, ..read_only };
             both.create_writable().unwrap();
             for mount in [Overlay::mount_by_options, |o: &Overlay<'_>, l: &[&Path], t: &Path| {
-                o.mount_by_parameters(l, t).map_err(io::Error::from)
+                idmap::attach(o.make_by_parameters(l)?, t)
             }] {
                 mount(&both, &both.lower(), &target).unwrap();
                 std::fs::write(target.join("x"), "changed").unwrap();

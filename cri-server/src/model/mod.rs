@@ -2,6 +2,7 @@
 
 pub mod container;
 pub mod id;
+pub mod id_range;
 pub mod name;
 pub mod sandbox;
 pub mod stage;

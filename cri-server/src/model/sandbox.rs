@@ -58,11 +58,14 @@ pub struct Pins {
     pub uts: Option<PathBuf>,
     /// PID namespace that the pod's containers share; `None` when each has its own or uses the node's.
     pub pid: Option<PathBuf>,
+    /// User namespace, which owns the others; `None` when the pod uses the node's.
+    #[serde(default)]
+    pub user: Option<PathBuf>,
 }
 
 impl Pins {
     /// Every pin that exists.
     pub fn iter(&self) -> impl Iterator<Item = &PathBuf> {
-        [&self.net, &self.ipc, &self.uts, &self.pid].into_iter().flatten()
+        [&self.net, &self.ipc, &self.uts, &self.pid, &self.user].into_iter().flatten()
     }
 }

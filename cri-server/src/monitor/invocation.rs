@@ -57,6 +57,21 @@ pub struct StandardFds {
     pub fds: [Option<OwnedFd>; 3],
 }
 
+impl StandardFds {
+    /// Makes `owner` the owner of those that are pipes.
+    pub fn give_to(&self, owner: Option<u32>) -> io::Result<()> {
+        let Some(owner) = owner else { return Ok(()) };
+        for fd in self.fds.iter().flatten() {
+            let mode = rustix::fs::fstat(fd)?.st_mode;
+            if rustix::fs::FileType::from_raw_mode(mode) == rustix::fs::FileType::Fifo {
+                let (user, group) = (rustix::fs::Uid::from_raw(owner), rustix::fs::Gid::from_raw(owner));
+                rustix::fs::fchown(fd, Some(user), Some(group))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A run of the OCI runtime.
 #[derive(Debug)]
 pub struct Invocation {

@@ -1,6 +1,9 @@
 //! Makes the namespaces of a sandbox in one clone, configures them from inside and pins them by bind mounts.
+//!
+//! A user namespace gets its ids from outside, by the parent, before anything else is done in it.
 //! Whatever fails, nothing stays.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -8,10 +11,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use rustix::process::{Gid, Pid, PidfdFlags, Signal, Uid, WaitOptions};
 
 use super::protocol::{Failure, FailureKind, NamespaceKind, PodSetup};
 use super::{pod_init, sys, sysctl};
+use crate::model::id_range::IdRange;
 
 /// The namespaces of a sandbox, made and pinned. Undone when dropped, unless kept.
 #[derive(Debug)]
@@ -74,6 +78,14 @@ impl Sandbox {
     }
 
     fn adopt(&mut self, setup: &PodSetup, near: &OwnedFd, mut child: Child) -> Result<(), Failure> {
+        let pid = child.pid.expect("not waited for yet");
+        if let Some(ids) = setup.ids {
+            map_ids(pid, ids).map_err(|error| {
+                Failure::io(format!("mapping the ids {ids} into the pod's user namespace"), error)
+            })?;
+            // A child that is dead by now does not report either.
+            let _read = rustix::net::send(near, b"mapped", SendFlags::NOSIGNAL);
+        }
         let report = receive(near);
         if report != b"ok" {
             let text = match report.is_empty() {
@@ -82,7 +94,6 @@ impl Sandbox {
             };
             return Err(Failure::new(FailureKind::Internal, text));
         }
-        let pid = child.pid.expect("not waited for yet");
         for new in &setup.namespaces {
             self.pin(pid, new.kind, &new.pin).map_err(|error| {
                 Failure::io(
@@ -159,6 +170,9 @@ fn check(setup: &PodSetup) -> Result<(), Failure> {
     if setup.hostname.is_some() && !has(NamespaceKind::Uts) {
         return invalid("a host name needs a UTS namespace of the pod's own".into());
     }
+    if setup.ids.is_some() != has(NamespaceKind::User) {
+        return invalid("ids and a user namespace of the pod's own come together".into());
+    }
     for name in setup.sysctls.keys() {
         if sysctl::path_of(name).is_none() {
             return invalid(format!("{name:?} is not the name of a sysctl"));
@@ -183,6 +197,9 @@ fn inside(setup: &PodSetup, far: &OwnedFd, program: &OwnedFd) -> ! {
         let end = text.floor_char_boundary(REPORT);
         rustix::net::send(far, &text.as_bytes()[..end], SendFlags::NOSIGNAL).is_ok()
     };
+    if setup.ids.is_some() && receive(far) != b"mapped" {
+        sys::exit_now(1);
+    }
     if let Err(message) = configure(setup) {
         report(&message);
         sys::exit_now(1);
@@ -195,8 +212,6 @@ fn inside(setup: &PodSetup, far: &OwnedFd, program: &OwnedFd) -> ! {
 }
 
 fn configure(setup: &PodSetup) -> Result<(), String> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|error| format!("tying the pod's init to the monitor: {error}"))?;
     if let Some(hostname) = &setup.hostname {
         rustix::system::sethostname(hostname.as_bytes())
             .map_err(|error| format!("setting the host name {hostname:?}: {error}"))?;
@@ -204,12 +219,38 @@ fn configure(setup: &PodSetup) -> Result<(), String> {
     if setup.namespaces.iter().any(|new| new.kind == NamespaceKind::Net) {
         sys::loopback_up().map_err(|error| format!("setting the loopback interface up: {error}"))?;
     }
+    let mut refused = BTreeMap::new();
     for (name, value) in &setup.sysctls {
-        let path = sysctl::path_of(name).ok_or_else(|| format!("{name:?} is not the name of a sysctl"))?;
-        std::fs::write(path, value)
-            .map_err(|error| format!("setting sysctl {name} to {value:?}: {error}"))?;
+        match set_sysctl(name, value) {
+            Err(_) if setup.ids.is_some() => drop(refused.insert(name, value)),
+            done => done?,
+        }
     }
-    Ok(())
+    if setup.ids.is_some() {
+        become_root().map_err(|error| format!("becoming root of the pod's user namespace: {error}"))?;
+    }
+    // Some belong to the node's root, others to the root of the user namespace that owns theirs.
+    refused.into_iter().try_for_each(|(name, value)| set_sysctl(name, value))?;
+    // Last: a change of user takes it back.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| format!("tying the pod's init to the monitor: {error}"))
+}
+
+fn set_sysctl(name: &str, value: &str) -> Result<(), String> {
+    let path = sysctl::path_of(name).ok_or_else(|| format!("{name:?} is not the name of a sysctl"))?;
+    std::fs::write(path, value).map_err(|error| format!("setting sysctl {name} to {value:?}: {error}"))
+}
+
+fn map_ids(pid: i32, ids: IdRange) -> io::Result<()> {
+    let line = format!("{ids}\n");
+    ["uid_map", "gid_map"].iter().try_for_each(|file| std::fs::write(format!("/proc/{pid}/{file}"), &line))
+}
+
+/// The node's root is nobody in a user namespace, and must not be a process of the pod.
+fn become_root() -> Result<(), Errno> {
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
 }
 
 fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -233,6 +274,7 @@ fn clone_flag(kind: NamespaceKind) -> u64 {
         NamespaceKind::Ipc => libc::CLONE_NEWIPC,
         NamespaceKind::Uts => libc::CLONE_NEWUTS,
         NamespaceKind::Pid => libc::CLONE_NEWPID,
+        NamespaceKind::User => libc::CLONE_NEWUSER,
     };
     flag as u64
 }
@@ -243,5 +285,6 @@ fn file_name(kind: NamespaceKind) -> &'static str {
         NamespaceKind::Ipc => "ipc",
         NamespaceKind::Uts => "uts",
         NamespaceKind::Pid => "pid",
+        NamespaceKind::User => "user",
     }
 }

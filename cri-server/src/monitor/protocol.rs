@@ -12,6 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::record::ExitRecord;
 use crate::host::program::FileIdentity;
 use crate::model::id::{ContainerId, PodId};
+use crate::model::id_range::IdRange;
+
+mod envelope;
+
+pub use envelope::{Failure, FailureKind, FromMonitor, ToMonitor, Welcome};
 
 /// Version of this protocol, first thing said in both directions.
 pub const VERSION: u32 = 1;
@@ -101,9 +106,11 @@ pub struct PodSetup {
     pub pod_id: PodId,
     /// The pod's state directory; exists and belongs to root alone.
     pub dir: PathBuf,
-    /// Namespaces to make, all in one clone. The kernel makes a user namespace first, so one added here later
-    /// owns the others.
+    /// Namespaces to make, all in one clone. The kernel makes a user namespace first, so it owns the others.
     pub namespaces: Vec<NewNamespace>,
+    /// Ids of a new user namespace; there if and only if one is made.
+    #[serde(default)]
+    pub ids: Option<IdRange>,
     /// Host name; needs a new UTS namespace.
     #[serde(default)]
     pub hostname: Option<String>,
@@ -133,6 +140,8 @@ pub enum NamespaceKind {
     Uts,
     /// Processes; brings the pod's init with it.
     Pid,
+    /// Users and groups.
+    User,
 }
 
 /// The OCI runtime that serves a container.
@@ -162,6 +171,9 @@ pub struct CreateContainer {
     /// Whether stdin stays open for an attach; `/dev/null` otherwise.
     #[serde(default)]
     pub stdin: bool,
+    /// User and group that own its pipes, so that it may open them again as `/dev/stdout`; absent = root.
+    #[serde(default)]
+    pub stdio_owner: Option<u32>,
     /// Whether stdin belongs to the first attach that wants it: it ends with that.
     #[serde(default)]
     pub stdin_once: bool,
@@ -306,94 +318,6 @@ pub struct ExecEnd {
     pub exec_id: String,
     /// 128 + signal when killed.
     pub exit_code: i32,
-}
-
-/// First frame of a monitor: in answer to [`ToMonitor::Hello`], or when the setup is done.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Welcome {
-    /// [`VERSION`] of the monitor.
-    pub version: u32,
-    /// Whose monitor this is.
-    pub pod_id: PodId,
-    /// Process id of the monitor.
-    pub monitor_pid: i32,
-    /// Process id of the pod's init, if there is one.
-    pub pod_init: Option<i32>,
-}
-
-/// A frame from the daemon.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ToMonitor {
-    /// First frame of a connection to a monitor that is up.
-    Hello { version: u32 },
-    /// First frame of the connection that a monitor is born with.
-    Setup { version: u32, setup: PodSetup },
-    /// A call; the answer carries the same number.
-    Call { number: u64, call: Call },
-}
-
-/// A frame from the monitor.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FromMonitor {
-    /// The connection is good.
-    Welcome(Welcome),
-    /// The setup failed, and nothing of it is left.
-    SetupFailed(Failure),
-    /// A call succeeded.
-    Answer { number: u64, answer: Answer },
-    /// A call failed.
-    Failed { number: u64, failure: Failure },
-    /// Something happened.
-    Event(Event),
-}
-
-/// Why a call failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message}")]
-pub struct Failure {
-    /// For programs.
-    pub kind: FailureKind,
-    /// For people.
-    pub message: String,
-}
-
-impl Failure {
-    /// A failure of `kind` with a readable `message`.
-    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
-    }
-
-    /// An error of the operating system while doing `what`.
-    pub fn io(what: impl std::fmt::Display, error: impl Into<std::io::Error>) -> Self {
-        Self::new(FailureKind::Internal, format!("{what}: {}", error.into()))
-    }
-}
-
-/// Sorts of failures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureKind {
-    /// No such container or exec.
-    NotFound,
-    /// The id is taken.
-    AlreadyExists,
-    /// The request makes no sense.
-    InvalidArgument,
-    /// The container is not in the state that the call needs.
-    FailedPrecondition,
-    /// The OCI runtime refused, or ended without success; the message is its own.
-    Runtime,
-    /// The OCI runtime cannot be executed.
-    RuntimeMissing,
-    /// Ended by a delete or a shutdown.
-    Aborted,
-    /// The monitor is older than the call.
-    Unsupported,
-    /// Anything else.
-    #[serde(other)]
-    Internal,
 }
 
 #[cfg(test)]

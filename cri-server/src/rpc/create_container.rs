@@ -9,17 +9,20 @@ use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::Error;
 use crate::host::fs::{self, Durability, write_atomic};
+use crate::host::idmap::UserNamespace;
 use crate::host::node;
 use crate::host::oci::OciRuntime;
 use crate::host::user::{self, ResolvedUser};
 use crate::image::Image;
-use crate::image::overlay::{Overlay, Writable};
+use crate::image::overlay::{Overlay, Owners, Writable};
 use crate::model::container::{ContainerState, Exit};
 use crate::model::id::ContainerId;
+use crate::model::id_range::IdRange;
 use crate::model::name::Name;
 use crate::monitor::protocol::{ContainerCgroup, CreateContainer, Runtime, default_log_line_limit};
 use crate::spec;
 use crate::steps::cri_config::{missing, plain};
+use crate::steps::mapped_volumes::MappedVolumes;
 use crate::steps::{announce, pod_files, resolve, signal, supervise, teardown, volumes};
 use crate::store;
 use crate::store::container::{Container, ContainerRecord, User};
@@ -180,6 +183,7 @@ fn request(
         runtime: Runtime { path: oci.path, args: oci.args, root: oci.root },
         terminal: record.config.tty,
         stdin: record.config.stdin,
+        stdio_owner: spec::user_namespace::ids(&sandbox.fixed.config)?.map(|ids| ids.first),
         stdin_once: record.config.stdin_once,
         log_path: (!record.log_path.is_empty()).then(|| record.log_path.clone().into()),
         log_line_limit: default_log_line_limit(),
@@ -220,8 +224,10 @@ impl Bundle {
     /// Mounts the root, makes the volumes and writes the specification. Blocks.
     fn write(&self) -> Result<User, Error> {
         let record = self.container.record();
-        let rootfs = self.mount_root(&record)?;
-        volumes::mount_images(&self.daemon, &record)?;
+        let namespace = self.user_namespace()?;
+        let owners = namespace.as_ref().map(|(namespace, ids)| Owners { namespace, ids: *ids });
+        let rootfs = self.mount_root(&record, owners)?;
+        volumes::mount_images(&self.daemon, &record, owners)?;
         let user = self.resolve_user(&rootfs, &record.config)?;
         if !record.log_path.is_empty() {
             let parent = Path::new(&record.log_path).parent().unwrap_or(Path::new("/"));
@@ -236,7 +242,11 @@ impl Bundle {
         Ok(User { uid: user.uid, gid: user.gid, groups: user.additional_gids })
     }
 
-    fn mount_root(&self, record: &ContainerRecord) -> Result<std::path::PathBuf, Error> {
+    fn mount_root(
+        &self,
+        record: &ContainerRecord,
+        owners: Option<Owners<'_>>,
+    ) -> Result<std::path::PathBuf, Error> {
         let own = self.daemon.paths.container(&record.id);
         let bundle = self.daemon.paths.bundle(&record.id);
         let rootfs = self.daemon.paths.rootfs(&record.id);
@@ -247,10 +257,28 @@ impl Bundle {
         let layers: Vec<_> = record.layers.iter().map(|key| self.daemon.images.layer_path(key)).collect();
         let empty = self.daemon.images.empty_layer();
         let writable = Some(Writable { upper: &upper, work: &work });
-        let overlay = Overlay { layers: &layers, empty: &empty, writable };
+        let overlay = Overlay { layers: &layers, empty: &empty, writable, owners };
         overlay.create_writable()?;
         overlay.mount(&rootfs)?;
         Ok(rootfs)
+    }
+
+    /// The pod's own user namespace.
+    fn user_namespace(&self) -> Result<Option<(UserNamespace, IdRange)>, Error> {
+        let fixed = &self.sandbox.fixed;
+        let (Some(pin), Some(ids)) = (&fixed.pins.user, spec::user_namespace::ids(&fixed.config)?) else {
+            return Ok(None);
+        };
+        let opened = UserNamespace::open(pin).map_err(Error::host(format!("open {}", pin.display())))?;
+        Ok(Some((opened, ids)))
+    }
+
+    fn mount_sources(&self, record: &ContainerRecord) -> Result<Vec<spec::MountSource>, Error> {
+        let sources = resolve::mount_sources(&self.daemon, record)?;
+        let Some((namespace, ids)) = self.user_namespace()? else { return Ok(sources) };
+        let volumes = self.daemon.paths.mapped_volumes(&record.id);
+        MappedVolumes { namespace: &namespace, ids, directory: &volumes }
+            .attach(&record.config.mounts, sources)
     }
 
     fn resolve_user(&self, rootfs: &Path, config: &ContainerConfig) -> Result<ResolvedUser, Error> {
@@ -284,7 +312,7 @@ impl Bundle {
             pids_limit: None,
             rootfs,
             pod_files: &resolve::pod_files(&self.daemon, &self.sandbox),
-            mount_sources: &resolve::mount_sources(&self.daemon, record)?,
+            mount_sources: &self.mount_sources(record)?,
             image_volumes: &volumes::anonymous(&self.daemon, record),
             devices: &resolve::devices(config)?,
             seccomp_profile: seccomp_profile.as_deref(),

@@ -15,7 +15,7 @@ use crate::model::id::PodId;
 use crate::model::name::Name;
 use crate::model::sandbox::{Pins, SandboxState};
 use crate::monitor::protocol::{NamespaceKind, NewNamespace, PodSetup};
-use crate::spec;
+use crate::spec::{self, Availability, SpecError};
 use crate::steps::cri_config::{check_sandbox, invalid, missing, namespace_options, port_mappings};
 use crate::steps::{announce, pod_files, supervise, teardown};
 use crate::store;
@@ -30,13 +30,28 @@ pub async fn run_pod_sandbox(
     let config = request.config.as_ref().ok_or_else(|| missing("config"))?;
     check_sandbox(config)?;
     spec::sysctl::effective(config)?;
-    daemon.oci(&request.runtime_handler)?;
+    let handler = daemon.oci(&request.runtime_handler)?;
+    if spec::user_namespace::ids(config)?.is_some() {
+        user_namespaces(daemon, &handler.name).await?;
+    }
     let metadata = config.metadata.clone().unwrap_or_default();
     let name = Name::sandbox(&metadata.name, &metadata.namespace, &metadata.uid, metadata.attempt);
     let digest = digest(&request);
     let work = find_or_make(daemon.clone(), name.clone(), request);
     let id = daemon.making_sandboxes.run(name, digest, work).await?;
     Ok(RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
+}
+
+/// Refuses a pod with a user namespace where the handler or the kernel cannot serve it: it would be served with less.
+async fn user_namespaces(daemon: &Daemon, handler: &str) -> Result<(), Error> {
+    let lacking = match daemon.handlers.get(handler).map(|facts| facts.user_namespaces) {
+        Some(Availability::Present) if daemon.user_namespaces().await == Availability::Present => {
+            return Ok(());
+        }
+        Some(Availability::Present) => "the kernel cannot show layers with other owners".into(),
+        _ => format!("the OCI runtime of handler {handler:?} has none"),
+    };
+    Err(SpecError::Unsupported { feature: "a user namespace".into(), reason: lacking }.into())
 }
 
 async fn find_or_make(
@@ -87,6 +102,7 @@ fn plan(daemon: &Daemon, config: PodSandboxConfig, runtime_handler: String) -> R
         uts: network.then(|| daemon.paths.pin(&id, "uts")),
         ipc: own(options.ipc).then(|| daemon.paths.pin(&id, "ipc")),
         pid: own(options.pid).then(|| daemon.paths.pin(&id, "pid")),
+        user: spec::user_namespace::ids(&config)?.map(|_| daemon.paths.pin(&id, "user")),
     };
     let wanted = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
     let cgroup_parent = match wanted {
@@ -164,6 +180,7 @@ fn setup(daemon: &Daemon, sandbox: &Sandbox) -> Result<PodSetup, Error> {
         (NamespaceKind::Uts, &pins.uts),
         (NamespaceKind::Ipc, &pins.ipc),
         (NamespaceKind::Pid, &pins.pid),
+        (NamespaceKind::User, &pins.user),
     ];
     let namespaces = kinds
         .into_iter()
@@ -173,6 +190,7 @@ fn setup(daemon: &Daemon, sandbox: &Sandbox) -> Result<PodSetup, Error> {
         pod_id: sandbox.id().clone(),
         dir: daemon.paths.pod_state(sandbox.id()),
         namespaces,
+        ids: spec::user_namespace::ids(config)?,
         hostname: pins.uts.as_ref().map(|_| pod_files::hostname(config)),
         sysctls: spec::sysctl::effective(config)?,
     })

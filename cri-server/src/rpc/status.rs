@@ -16,6 +16,7 @@ use crate::spec::{Availability, HandlerFacts};
 /// Status of the runtime.
 pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<StatusResponse, Error> {
     let network = daemon.cni.status().await.map(drop).map_err(|error| chain(&error));
+    let user_namespaces = daemon.user_namespaces().await;
     let condition = |kind: &str, problem: Option<(&str, String)>| {
         let status = problem.is_none();
         let (reason, message) = problem.unwrap_or_default();
@@ -28,11 +29,11 @@ pub async fn status(daemon: &Arc<Daemon>, request: StatusRequest) -> Result<Stat
     Ok(StatusResponse {
         status: Some(RuntimeStatus { conditions }),
         info: if request.verbose { info(daemon, &network) } else { BTreeMap::new() },
-        runtime_handlers: handlers(daemon),
+        runtime_handlers: handlers(daemon, user_namespaces),
         features: Some(RuntimeFeatures {
             supplemental_groups_policy: true,
             mount_options: true,
-            ..Default::default()
+            user_namespaces_host_network: user_namespaces == Availability::Present,
         }),
     })
 }
@@ -45,14 +46,14 @@ fn runtime_problem(daemon: &Daemon) -> Option<String> {
 }
 
 /// Every handler, and the default one under the empty name too, as the kubelet looks it up.
-fn handlers(daemon: &Daemon) -> Vec<RuntimeHandler> {
+fn handlers(daemon: &Daemon, node: Availability) -> Vec<RuntimeHandler> {
     let default = daemon.handlers.get(&daemon.config.runtime.default_handler).map(|facts| ("", facts));
     let named = daemon.handlers.iter().map(|(name, facts)| (name.as_str(), facts));
     let handler = |(name, facts): (&str, &HandlerFacts)| RuntimeHandler {
         name: name.into(),
         features: Some(RuntimeHandlerFeatures {
             recursive_read_only_mounts: facts.recursive_read_only == Availability::Present,
-            user_namespaces: false,
+            user_namespaces: node == Availability::Present && facts.user_namespaces == Availability::Present,
         }),
     };
     default.into_iter().chain(named).map(handler).collect()

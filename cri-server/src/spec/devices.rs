@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::oci::{Device, DeviceRule};
+use super::oci::{Device, DeviceRule, Mount};
 use super::request::Request;
 use super::{DeviceKind, HostDevice, ResolvedDevice, SpecError, mounts};
 
@@ -25,12 +25,34 @@ const DEFAULT: [(i64, Option<i64>); 9] = [
 /// Directories and names of /dev that belong to the container itself.
 const OWN: [&str; 6] = ["pts", "shm", "mqueue", "fd", "console", "ptmx"];
 
-/// Nodes to make: all of the node's when privileged, then the request's, which win.
+/// Nodes to make. A user namespace cannot make any.
 pub(super) fn nodes(request: &Request<'_>) -> Result<Vec<Device>, SpecError> {
-    let mut list: Vec<Device> = Vec::new();
+    if request.modes.user.is_some() {
+        return Ok(Vec::new());
+    }
+    Ok(placed(request)?.into_iter().map(|(device, path)| node(device, path)).collect())
+}
+
+/// Nodes of the host to bind where none can be made. OCI runtimes do so as well, but of two paths know only one.
+pub(super) fn binds(request: &Request<'_>) -> Result<Vec<Mount>, SpecError> {
+    if request.modes.user.is_none() {
+        return Ok(Vec::new());
+    }
+    let bind = |(device, path): (&HostDevice, PathBuf)| Mount {
+        destination: path,
+        kind: "bind".into(),
+        source: device.path.clone(),
+        options: ["bind", "rprivate"].map(String::from).to_vec(),
+    };
+    Ok(placed(request)?.into_iter().map(bind).collect())
+}
+
+/// Devices with their places: all of the node's when privileged, then the request's, which win.
+fn placed<'a>(request: &Request<'a>) -> Result<Vec<(&'a HostDevice, PathBuf)>, SpecError> {
+    let mut list: Vec<(&HostDevice, PathBuf)> = Vec::new();
     if request.privileged() {
         let devices = request.inputs.node.devices.iter().filter(|device| !is_own(&device.path));
-        list.extend(devices.map(|device| node(device, device.path.clone())));
+        list.extend(devices.map(|device| (device, device.path.clone())));
     }
     for (index, asked) in request.inputs.config.devices.iter().enumerate() {
         let resolved = resolved(request, index)?;
@@ -40,8 +62,8 @@ pub(super) fn nodes(request: &Request<'_>) -> Result<Vec<Device>, SpecError> {
                 SpecError::invalid(FIELD, format!("{:?} is not below {:?}", device.path, resolved.host_path))
             })?;
             let path = if below.as_os_str().is_empty() { base.clone() } else { base.join(below) };
-            list.retain(|known| known.path != path);
-            list.push(node(device, path));
+            list.retain(|(_, known)| *known != path);
+            list.push((device, path));
         }
     }
     Ok(list)

@@ -143,6 +143,12 @@ impl Case {
     }
 }
 
+/// A user namespace as the kubelet asks for one.
+pub(super) fn user_namespace() -> cri::UserNamespace {
+    let ids = vec![cri::IdMapping { container_id: 0, host_id: 65536, length: 65536 }];
+    cri::UserNamespace { mode: cri::NamespaceMode::Pod as i32, uids: ids.clone(), gids: ids }
+}
+
 fn node() -> NodeFacts {
     NodeFacts {
         cgroups: CgroupVersion::V2,

@@ -141,7 +141,7 @@ fn pid_modes() {
 #[test]
 fn user_namespace() {
     let mut case = kubelet();
-    case.sandbox_namespaces().userns_options = Some(cri::UserNamespace::default());
+    case.sandbox_namespaces().userns_options = Some(super::fixture::user_namespace());
     check("user-namespace", &case);
 }
 

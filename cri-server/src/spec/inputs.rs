@@ -204,6 +204,8 @@ pub struct HandlerFacts {
     pub oci_version: String,
     /// Whether it knows `rro` mounts, and the kernel too.
     pub recursive_read_only: Availability,
+    /// Whether it joins a user namespace that exists.
+    pub user_namespaces: Availability,
     /// How it reads `SCMP_CMP_MASKED_EQ` in a system call filter.
     pub masked_equal: MaskedEqual,
     /// How it spells the propagation of the root.
@@ -245,6 +247,7 @@ impl Default for HandlerFacts {
         Self {
             oci_version: "1.0.2".into(),
             recursive_read_only: Availability::Missing,
+            user_namespaces: Availability::Missing,
             masked_equal: MaskedEqual::ValueIsMask,
             propagation: PropagationWords::Recursive,
             cgroup_mount: CgroupMount::Always,

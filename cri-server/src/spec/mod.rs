@@ -23,6 +23,7 @@ mod request;
 mod resources;
 pub mod seccomp;
 pub mod sysctl;
+pub mod user_namespace;
 
 #[cfg(test)]
 mod fixture;
@@ -46,6 +47,8 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<oci::Spec, SpecError> {
     let capabilities = capabilities::sets(&request)?;
     let mounts = mounts::assemble(&request)?;
     let linux = oci::Linux {
+        uid_mappings: request.id_mappings(),
+        gid_mappings: request.id_mappings(),
         namespaces: namespaces::list(&request)?,
         devices: devices::nodes(&request)?,
         cgroups_path: inputs.cgroups_path.into(),

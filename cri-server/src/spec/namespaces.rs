@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::oci::{Namespace, NamespaceKind};
-use super::request::{PidMode, Request, Shared, UserMode};
+use super::request::{PidMode, Request, Shared};
 use super::{Availability, SpecError};
 
 /// The list. A kind that is absent is the node's: the namespace that the daemon itself was started in.
@@ -11,7 +11,7 @@ pub(super) fn list(request: &Request<'_>) -> Result<Vec<Namespace>, SpecError> {
     let paths = request.inputs.namespaces;
     let mut list = Vec::new();
     // Joined first, so that what follows is done with its rights.
-    if request.modes.user == UserMode::Pod {
+    if request.modes.user.is_some() {
         list.push(join(NamespaceKind::User, &paths.user, "the pod's user namespace")?);
     }
     list.push(new(NamespaceKind::Mount));
@@ -50,7 +50,7 @@ fn join(kind: NamespaceKind, path: &Option<PathBuf>, fact: &'static str) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::Case;
+    use super::super::fixture::{Case, user_namespace};
     use super::*;
     use proto::cri::NamespaceMode::{self, Container, Node, Pod, Target};
 
@@ -97,7 +97,7 @@ mod tests {
         check(|c| c.namespace_paths.ipc = None);
         check(|c| c.namespace_paths.pid = None);
         check(|c| {
-            c.sandbox_namespaces().userns_options = Some(Default::default());
+            c.sandbox_namespaces().userns_options = Some(user_namespace());
             c.namespace_paths.user = None;
         });
     }
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn user_namespace_first_cgroup_namespace_unless_privileged_or_missing() {
         let mut case = Case::new();
-        case.sandbox_namespaces().userns_options = Some(Default::default());
+        case.sandbox_namespaces().userns_options = Some(user_namespace());
         assert!(summary(&case).unwrap().starts_with("=user +mount"));
         assert!(!summary(&Case::privileged()).unwrap().contains("cgroup"));
         let mut case = Case::new();

@@ -138,6 +138,12 @@ pub struct Mount {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Linux {
+    /// Users of a user namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    /// Groups of a user namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
     /// Namespaces to make or to join.
     pub namespaces: Vec<Namespace>,
     /// Device nodes beside the runtime's own.
@@ -163,6 +169,19 @@ pub struct Linux {
     /// SELinux label of the mounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount_label: Option<String>,
+}
+
+/// Consecutive ids.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IdMapping {
+    /// First id inside.
+    #[serde(rename = "containerID")]
+    pub container_id: u32,
+    /// First id on the node.
+    #[serde(rename = "hostID")]
+    pub host_id: u32,
+    /// How many.
+    pub size: u32,
 }
 
 /// A namespace: new, or joined by path.

@@ -6,7 +6,7 @@
 //! safe. (containerd leaves such a container unmasked.)
 
 use super::SpecError;
-use super::request::{Request, UserMode};
+use super::request::Request;
 
 const MASKED: [&str; 12] = [
     "/proc/acpi",
@@ -54,7 +54,7 @@ fn choose(
     }
     Ok(if request.privileged() {
         Vec::new()
-    } else if stated.is_empty() && request.modes.user == UserMode::Node {
+    } else if stated.is_empty() && request.modes.user.is_none() {
         default()
     } else {
         stated.to_vec()
@@ -63,7 +63,7 @@ fn choose(
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::Case;
+    use super::super::fixture::{Case, user_namespace};
     use super::*;
 
     fn both(case: &Case) -> Result<(usize, usize), SpecError> {
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(both(&case).unwrap(), (1, 2));
 
         let mut unmasked = Case::new();
-        unmasked.sandbox_namespaces().userns_options = Some(proto::cri::UserNamespace::default());
+        unmasked.sandbox_namespaces().userns_options = Some(user_namespace());
         assert_eq!(both(&unmasked).unwrap(), (0, 0));
 
         let mut privileged = Case::privileged();

@@ -12,7 +12,7 @@ pub(super) fn process(request: &Request<'_>, capabilities: Capabilities) -> Resu
     Ok(Process {
         terminal: inputs.config.tty,
         console_size: None,
-        user: user(request),
+        user: user(request)?,
         args: command_line(request)?,
         env: env::environment(request)?,
         cwd: working_dir(request)?,
@@ -26,11 +26,19 @@ pub(super) fn process(request: &Request<'_>, capabilities: Capabilities) -> Resu
 
 /// The primary group is always among the supplementary ones: a file that denies a group something denies it to
 /// processes whose primary group it is.
-fn user(request: &Request<'_>) -> User {
+fn user(request: &Request<'_>) -> Result<User, SpecError> {
     let user = request.inputs.user;
     let mut additional_gids = vec![user.gid];
     additional_gids.extend(user.additional_gids.iter().copied().filter(|gid| *gid != user.gid));
-    User { uid: user.uid, gid: user.gid, umask: Some(UMASK), additional_gids }
+    if let Some(range) = request.modes.user {
+        let mut ids = additional_gids.iter().chain([&user.uid]);
+        if let Some(stranger) = ids.find(|id| range.on_node(**id).is_none()) {
+            let last = range.length - 1;
+            let reason = format!("expected ids of the pod's user namespace, 0 to {last}, got {stranger}");
+            return Err(SpecError::invalid("the container's user", reason));
+        }
+    }
+    Ok(User { uid: user.uid, gid: user.gid, umask: Some(UMASK), additional_gids })
 }
 
 /// Command and arguments of the request over entrypoint and arguments of the image: a command replaces both of
@@ -196,6 +204,6 @@ mod tests {
     fn the_primary_group_is_a_supplementary_one() {
         let mut case = Case::new();
         (case.gid, case.additional_gids) = (100, vec![5, 100, 7]);
-        assert_eq!(user(&Request::new(&case.inputs()).unwrap()).additional_gids, [100, 5, 7]);
+        assert_eq!(user(&Request::new(&case.inputs()).unwrap()).unwrap().additional_gids, [100, 5, 7]);
     }
 }

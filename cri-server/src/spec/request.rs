@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use proto::cri;
 
-use super::{Inputs, SpecError};
+use super::{Inputs, SpecError, oci, user_namespace};
+use crate::model::id_range::IdRange;
 
 /// Inputs with the container's security context and the pod's namespace modes at hand.
 pub(super) struct Request<'a> {
@@ -27,20 +28,14 @@ pub(super) enum Privilege {
 pub(super) struct Modes {
     pub network: Shared,
     pub ipc: Shared,
-    pub user: UserMode,
+    /// Ids of the pod's own user namespace.
+    pub user: Option<IdRange>,
     pub pid: PidMode,
 }
 
 /// A namespace of the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shared {
-    Pod,
-    Node,
-}
-
-/// The user namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum UserMode {
     Pod,
     Node,
 }
@@ -78,8 +73,17 @@ impl<'a> Request<'a> {
         }
         let privilege = if security.privileged { Privilege::Privileged } else { Privilege::Confined };
         let pod = sandbox.and_then(|sandbox| sandbox.namespace_options.as_ref());
-        let modes = modes(pod, security.namespace_options.as_ref())?;
+        let modes = Modes {
+            user: user_namespace::ids(inputs.sandbox)?,
+            ..modes(pod, security.namespace_options.as_ref())?
+        };
         Ok(Self { inputs, security, privilege, modes })
+    }
+
+    /// Ids of the pod's user namespace for the OCI runtime: some want to be told what they join.
+    pub fn id_mappings(&self) -> Vec<oci::IdMapping> {
+        let mapping = |ids: IdRange| oci::IdMapping { container_id: 0, host_id: ids.first, size: ids.length };
+        self.modes.user.map(mapping).into_iter().collect()
     }
 
     pub fn privileged(&self) -> bool {
@@ -107,12 +111,7 @@ fn modes(pod: Option<&cri::NamespaceOption>, own: Option<&cri::NamespaceOption>)
             return Err(SpecError::invalid(format!("{FIELD}.pid"), "a sandbox has no target container"));
         }
     };
-    Ok(Modes {
-        network: shared("network", pod.network)?,
-        ipc: shared("ipc", pod.ipc)?,
-        user: user(pod.userns_options.as_ref())?,
-        pid,
-    })
+    Ok(Modes { network: shared("network", pod.network)?, ipc: shared("ipc", pod.ipc)?, user: None, pid })
 }
 
 fn mode(name: &str, value: i32) -> Result<cri::NamespaceMode, SpecError> {
@@ -128,14 +127,6 @@ fn shared(name: &str, value: i32) -> Result<Shared, SpecError> {
             format!("{FIELD}.{name}"),
             format!("mode {} is for PID namespaces only", other.as_str_name()),
         )),
-    }
-}
-
-fn user(options: Option<&cri::UserNamespace>) -> Result<UserMode, SpecError> {
-    let Some(options) = options else { return Ok(UserMode::Node) };
-    match shared("userns_options", options.mode)? {
-        Shared::Pod => Ok(UserMode::Pod),
-        Shared::Node => Ok(UserMode::Node),
     }
 }
 

@@ -4,6 +4,7 @@ use proto::cri::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 
 use crate::error::Error;
 use crate::host::cni::{PortMapping, Protocol};
+use crate::spec;
 
 /// The namespace modes of a pod sandbox; absent options are CRI's zero values.
 pub fn namespace_options(config: &PodSandboxConfig) -> NamespaceOption {
@@ -38,7 +39,9 @@ pub fn check_sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
     check_log_directory(&config.log_directory)?;
     check_dns(config)?;
     port_mappings(config)?;
-    check_modes(&namespace_options(config))
+    check_modes(&namespace_options(config))?;
+    spec::user_namespace::ids(config)?;
+    Ok(())
 }
 
 /// Refuses text with control characters: it ends up in files that are read line by line.
@@ -132,11 +135,6 @@ fn check_modes(options: &NamespaceOption) -> Result<(), Error> {
     let field = "config.linux.security_context.namespace_options.pid";
     if NamespaceMode::try_from(options.pid).is_err() || options.pid == NamespaceMode::Target as i32 {
         return Err(invalid(field, format!("expected POD, CONTAINER or NODE, got {}", options.pid)));
-    }
-    let user = options.userns_options.as_ref();
-    if user.is_some_and(|user| user.mode != NamespaceMode::Node as i32) {
-        let field = "config.linux.security_context.namespace_options.userns_options.mode";
-        return Err(invalid(field, "expected NODE: user namespaces are not supported by this version"));
     }
     Ok(())
 }

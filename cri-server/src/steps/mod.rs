@@ -6,6 +6,7 @@ pub mod convert;
 pub mod cri_config;
 pub mod limits;
 pub mod listing;
+pub mod mapped_volumes;
 pub mod metrics;
 pub mod pod_files;
 pub mod resolve;

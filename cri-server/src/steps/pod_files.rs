@@ -15,6 +15,7 @@ use crate::host::fs::{Durability, write_atomic};
 use crate::host::mount;
 use crate::model::id::PodId;
 use crate::paths::Paths;
+use crate::spec;
 
 /// Size of a pod's `/dev/shm`, bytes.
 const SHM_SIZE: u64 = 64 << 20;
@@ -25,10 +26,11 @@ pub fn prepare(paths: &Paths, id: &PodId, config: &PodSandboxConfig) -> Result<(
     let at = |path: &Path| format!("prepare {}", path.display());
     make_directory(&state, 0o711).map_err(Error::host(at(&state)))?;
     let ns = state.join("ns");
-    make_directory(&ns, 0o700).map_err(Error::host(at(&ns)))?;
+    make_directory(&ns, 0o711).map_err(Error::host(at(&ns)))?;
+    let owner = owner(config)?;
     let write = |name: &str, text: &str| {
         let path = paths.etc(id, name);
-        write_atomic(&path, text.as_bytes(), 0o644, Durability::Cached).map_err(Error::host(at(&path)))
+        write_owned(&path, text, owner).map_err(Error::host(at(&path)))
     };
     let hostname = hostname(config);
     write("hostname", &format!("{hostname}\n"))?;
@@ -36,7 +38,7 @@ pub fn prepare(paths: &Paths, id: &PodId, config: &PodSandboxConfig) -> Result<(
     if namespace_options(config).ipc == NamespaceMode::Pod as i32 {
         let shm = paths.shm(id);
         make_directory(&shm, 0o1777).map_err(Error::host(at(&shm)))?;
-        mount::shm(&shm, SHM_SIZE).map_err(Error::host(format!("mount {}", shm.display())))?;
+        mount::shm(&shm, SHM_SIZE, owner).map_err(Error::host(format!("mount {}", shm.display())))?;
     }
     Ok(())
 }
@@ -50,8 +52,17 @@ pub fn write_hosts(
 ) -> Result<(), Error> {
     let path = paths.etc(id, "hosts");
     let text = hosts(&hostname(config), ips);
-    write_atomic(&path, text.as_bytes(), 0o644, Durability::Cached)
-        .map_err(Error::host(format!("write {}", path.display())))
+    write_owned(&path, &text, owner(config)?).map_err(Error::host(format!("write {}", path.display())))
+}
+
+/// The node's id of the pod's root.
+fn owner(config: &PodSandboxConfig) -> Result<u32, Error> {
+    Ok(spec::user_namespace::ids(config)?.map_or(0, |ids| ids.first))
+}
+
+fn write_owned(path: &Path, text: &str, owner: u32) -> io::Result<()> {
+    write_atomic(path, text.as_bytes(), 0o644, Durability::Cached)?;
+    std::os::unix::fs::lchown(path, Some(owner), Some(owner))
 }
 
 /// Host name of the pod: its own, or the node's.

@@ -105,7 +105,7 @@ pub fn namespaces(
         ipc: pins.ipc.clone(),
         uts: pins.uts.clone(),
         pid,
-        user: None,
+        user: pins.user.clone(),
     })
 }
 

@@ -89,12 +89,15 @@ pub async fn release_container(daemon: &Daemon, container: &Container) -> Vec<St
     }
     note(&mut failures, "cgroup", remove_cgroup(daemon, &record.cgroups_path).await);
     let mounts = mounts_of(&daemon.paths, &container.id);
+    let volumes = daemon.paths.mapped_volumes(&container.id);
     let bundle = daemon.paths.bundle(&container.id);
     let removed = blocking(move || {
         let unmounted = mounts.iter().map(|path| mount::unmount(path)).fold(Ok(()), Result::and);
-        // A root that is still mounted must not be walked into: its files are the layers'.
-        let removed = if unmounted.is_ok() { mount::remove_tree(&bundle) } else { Ok(()) };
-        [("root and images", unmounted), ("bundle", removed)]
+        let cleared = mount::clear(&volumes);
+        // What is still mounted must not be walked into: its files are the layers', or a volume's.
+        let removable = unmounted.is_ok() && cleared.is_ok();
+        let removed = if removable { mount::remove_tree(&bundle) } else { Ok(()) };
+        [("root and images", unmounted), ("volumes", cleared), ("bundle", removed)]
     })
     .await;
     match removed {

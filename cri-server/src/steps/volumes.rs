@@ -18,7 +18,7 @@ use super::pod_files::make_directory;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::host::fs;
-use crate::image::overlay::Overlay;
+use crate::image::overlay::{Overlay, Owners};
 use crate::image::unpack::Limits;
 use crate::image::unpack::duplicate::{Allowance, duplicate};
 use crate::image::{Image, Lease};
@@ -62,14 +62,19 @@ fn find(
 ///
 /// Each is an overlay without an upper directory, of a single layer too: unlike a bind mount it cannot be made
 /// writable from inside, whatever the container may do.
-pub fn mount_images(daemon: &Daemon, record: &ContainerRecord) -> Result<(), Error> {
+pub fn mount_images(
+    daemon: &Daemon,
+    record: &ContainerRecord,
+    owners: Option<Owners<'_>>,
+) -> Result<(), Error> {
     for image in &record.images {
         let target = daemon.paths.image_mount(&record.id, image.mount);
         for (path, mode) in [(daemon.paths.image_mounts(&record.id), 0o711), (target.clone(), 0o755)] {
             make_directory(&path, mode).map_err(Error::host(format!("make {}", path.display())))?;
         }
         let layers: Vec<_> = image.layers.iter().map(|key| daemon.images.layer_path(key)).collect();
-        let overlay = Overlay { layers: &layers, empty: &daemon.images.empty_layer(), writable: None };
+        let overlay =
+            Overlay { layers: &layers, empty: &daemon.images.empty_layer(), writable: None, owners };
         overlay.mount(&target).map_err(|error| failed(&image.image_id)(error.into()))?;
     }
     Ok(())

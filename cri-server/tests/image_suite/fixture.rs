@@ -248,8 +248,12 @@ pub fn with_rootfs<T: Send>(store: &TestStore, image: &Image, check: impl FnOnce
     let [upper, work, target] =
         ["upper", "work", "target"].map(|name| -> PathBuf { scratch.path().join(name) });
     std::fs::create_dir(&target).unwrap();
-    let overlay =
-        Overlay { layers: &layers, empty: &empty, writable: Some(Writable { upper: &upper, work: &work }) };
+    let overlay = Overlay {
+        layers: &layers,
+        empty: &empty,
+        writable: Some(Writable { upper: &upper, work: &work }),
+        owners: None,
+    };
     overlay.create_writable().unwrap();
     in_mount_namespace(|| {
         overlay.mount(&target).unwrap();

@@ -310,8 +310,12 @@ async fn a_read_only_root_of_one_layer_and_of_many() {
         let (layers, empty) = (store.store.layer_paths(&image), store.store.empty_layer());
         let target = tempfile::tempdir().unwrap();
         crate::fixture::in_mount_namespace(|| {
-            let overlay =
-                cri_server::image::overlay::Overlay { layers: &layers, empty: &empty, writable: None };
+            let overlay = cri_server::image::overlay::Overlay {
+                layers: &layers,
+                empty: &empty,
+                writable: None,
+                owners: None,
+            };
             overlay.mount(target.path()).unwrap();
             assert_eq!(std::fs::read(target.path().join("etc/passwd")).unwrap(), b"root");
             let error = std::fs::write(target.path().join("etc/new"), "").unwrap_err();

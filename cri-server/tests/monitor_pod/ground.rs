@@ -137,6 +137,7 @@ impl Ground {
             pod_id: self.pod.clone(),
             dir: self.path("pod"),
             namespaces: Vec::new(),
+            ids: None,
             hostname: None,
             sysctls: BTreeMap::new(),
         }
@@ -164,6 +165,7 @@ impl Ground {
             runtime: runtime.clone(),
             terminal: false,
             stdin: false,
+            stdio_owner: None,
             stdin_once: false,
             log_path: Some(bundle.join("log")),
             log_line_limit: 16384,

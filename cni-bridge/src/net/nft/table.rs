@@ -124,37 +124,53 @@ impl Table {
     /// # Errors
     /// [`NetError`].
     pub fn remove(&self, socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<Removed, NetError> {
-        let mut tries = 0;
+        let (mut removed, mut tries) = (Removed::new(), 0);
         loop {
             tries += 1;
             let seen = generation(socket)?;
-            let (mut batch, mut left, mut removed) = (Batch::new(self.name), 0, Vec::new());
-            for map in &self.maps {
-                let Some(found) = elements(socket, self.name, map.name)? else { break };
-                for element in found {
-                    if gone(&element.owner) {
-                        batch.delete_element(map.name, &element.key);
-                        removed.push((map.name, element));
-                    } else {
-                        left += 1;
-                    }
-                }
-            }
-            if batch.is_empty() {
+            let Some((found, left)) = self.divide(socket, gone)? else { return Ok(removed) };
+            // Owners that go together see each other's elements; so each looks again after its own are gone.
+            let last = left == 0 && tries < ATTEMPTS;
+            if found.is_empty() && (removed.is_empty() || !last) {
                 return Ok(removed);
             }
-            if left == 0 && tries < ATTEMPTS {
-                batch = Batch::new(self.name);
+            let mut batch = Batch::new(self.name);
+            if last {
                 batch.delete_table();
+            } else {
+                found.iter().for_each(|(map, element)| batch.delete_element(map, &element.key));
             }
             // Without the table's removal nothing depends on what others did meanwhile.
-            let generation = (left == 0 && tries < ATTEMPTS).then_some(seen);
-            match batch.commit(socket, generation) {
+            match batch.commit(socket, last.then_some(seen)) {
                 Err(error) if tries < ATTEMPTS && is_race(&error) => continue,
-                Err(error) if error.is_missing() => return Ok(removed),
-                other => return other.map(|()| removed),
+                Err(error) if !error.is_missing() => return Err(error),
+                Ok(()) if !last => removed.extend(found),
+                _no_table => {
+                    removed.extend(found);
+                    return Ok(removed);
+                }
             }
         }
+    }
+
+    /// Elements whose owner `gone` names, and how many others there are; `None` without the table.
+    fn divide(
+        &self,
+        socket: &mut Socket,
+        gone: &dyn Fn(&str) -> bool,
+    ) -> Result<Option<(Removed, usize)>, NetError> {
+        let (mut going, mut left) = (Removed::new(), 0);
+        for map in &self.maps {
+            let Some(found) = elements(socket, self.name, map.name)? else { return Ok(None) };
+            for element in found {
+                if gone(&element.owner) {
+                    going.push((map.name, element));
+                } else {
+                    left += 1;
+                }
+            }
+        }
+        Ok(Some((going, left)))
     }
 
     /// What is missing or different, in words; `None` when all is in place.

@@ -66,6 +66,8 @@ impl Pod {
             let message = format!("container {} is not running", exec.container_id);
             return refuse(FailureKind::FailedPrecondition, message);
         }
+        let owner = container.spec.stdio_owner;
+        stdio.give_to(owner).map_err(|error| Failure::io("giving the exec its pipes", error))?;
         let (runtime, program) = (container.spec.runtime.clone(), container.program.clone());
         let (number, invocation) = self.launcher.launch(Request {
             runtime: &runtime,

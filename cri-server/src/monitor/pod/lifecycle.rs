@@ -44,6 +44,9 @@ impl Pod {
         })?;
         let (stdio, stdin, outputs) =
             standard_fds(&spec).map_err(|error| Failure::io("making the container's pipes", error))?;
+        stdio
+            .give_to(spec.stdio_owner)
+            .map_err(|error| Failure::io("giving the container its pipes", error))?;
         let copy = spec.copy_of.clone().zip(fds.into_iter().next());
         let program = copy.map(|(original, fd)| Rc::new(ProgramCopy::received(fd, original)));
         let arguments = vec![OsString::from("create"), "--bundle".into(), spec.bundle.clone().into()];

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::oci::Mount;
 use super::request::Request;
-use super::{PropagationWords, SpecError};
+use super::{PropagationWords, SpecError, devices};
 
 /// The list, and the propagation that `/` needs for it.
 pub(super) struct Mounts {
@@ -27,7 +27,7 @@ pub(super) fn assemble(request: &Request<'_>) -> Result<Mounts, SpecError> {
     let rootfs_propagation =
         asked.iter().map(|mount| mount.propagation).max().and_then(|most| most.of_root());
     let mut bound: Vec<Mount> = asked.into_iter().map(|mount| mount.mount).collect();
-    for extra in wanted::of_pod(request) {
+    for extra in wanted::of_pod(request).into_iter().chain(devices::binds(request)?) {
         if !bound.iter().any(|mount| mount.destination == extra.destination) {
             bound.push(extra);
         }

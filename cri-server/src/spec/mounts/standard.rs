@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::super::oci::Mount;
-use super::super::request::{PidMode, Request, Shared, UserMode};
+use super::super::request::{PidMode, Request, Shared};
 use super::super::{CgroupMount, CgroupVersion};
 
 pub(super) fn file_systems(request: &Request<'_>) -> Vec<Mount> {
@@ -32,7 +32,7 @@ fn can_mount_cgroups(request: &Request<'_>) -> bool {
 fn terminals(request: &Request<'_>) -> Vec<&'static str> {
     let mut options = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
     // The group of terminals; a user namespace need not have it.
-    if request.modes.user == UserMode::Node {
+    if request.modes.user.is_none() {
         options.push("gid=5");
     }
     options
@@ -41,7 +41,7 @@ fn terminals(request: &Request<'_>) -> Vec<&'static str> {
 /// A sysfs shows the network namespace of who mounts it. A user namespace that does not own the node's network
 /// namespace cannot mount one: there the node's is bound.
 fn sys(request: &Request<'_>, access: &str) -> Mount {
-    if request.modes.user == UserMode::Pod && request.modes.network == Shared::Node {
+    if request.modes.user.is_some() && request.modes.network == Shared::Node {
         return file_system(
             "/sys",
             "bind",
@@ -63,7 +63,7 @@ fn file_system(destination: &str, kind: &str, source: &str, options: &[&str]) ->
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::fixture::Case;
+    use super::super::super::fixture::{Case, user_namespace};
     use proto::cri::NamespaceMode;
     use std::path::Path;
 
@@ -88,7 +88,7 @@ mod tests {
         let mut case = Case::new();
         case.sandbox_namespaces().network = NamespaceMode::Node as i32;
         assert_eq!(options(&case, "/sys"), "sysfs nosuid,noexec,nodev,ro");
-        case.sandbox_namespaces().userns_options = Some(Default::default());
+        case.sandbox_namespaces().userns_options = Some(user_namespace());
         assert_eq!(options(&case, "/sys"), "bind rbind,rprivate,nosuid,noexec,nodev,ro");
         assert!(!options(&case, "/dev/pts").contains("gid="));
     }

@@ -6,7 +6,7 @@ use proto::cri;
 use proto::cri::MountPropagation;
 
 use super::super::oci::Mount;
-use super::super::request::{Request, UserMode};
+use super::super::request::Request;
 use super::super::{Availability, MountSource, SourcePropagation, SpecError};
 use super::destination;
 
@@ -86,7 +86,7 @@ fn check_source(request: &Request<'_>, asked: &cri::Mount) -> Result<(), SpecErr
             Err(invalid("image_sub_path", "it is set without an image"))
         }
         // Where the pod has a user namespace the source is a mapped mount already.
-        _ if request.modes.user == UserMode::Node
+        _ if request.modes.user.is_none()
             && !(asked.uid_mappings.is_empty() && asked.gid_mappings.is_empty()) =>
         {
             Err(invalid("uid_mappings", "the pod has no user namespace"))

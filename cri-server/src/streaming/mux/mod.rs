@@ -43,6 +43,22 @@ pub enum Outgoing {
     Over,
 }
 
+/// Which part of a stream, or of a message, something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// More follows.
+    Middle,
+    /// Nothing follows.
+    Last,
+}
+
+impl From<bool> for Part {
+    /// What a protocol's flag for the last part says.
+    fn from(last: bool) -> Self {
+        if last { Self::Last } else { Self::Middle }
+    }
+}
+
 /// How a protocol writes.
 pub trait Encode {
     /// Appends what says `outgoing`.

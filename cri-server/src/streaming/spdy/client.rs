@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::frame::{Control, HEAD, Head, put_content_head};
 use super::headers::{Deflater, Inflater};
+use crate::streaming::mux::Part;
 
 /// What the server said.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,7 +15,7 @@ pub enum Said {
     /// A control frame.
     Control(Control),
     /// Bytes of a stream, and whether they are the last.
-    Content(u32, Bytes, bool),
+    Content(u32, Bytes, Part),
 }
 
 /// The client.
@@ -41,7 +42,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
 
     pub async fn open_as(&mut self, id: u32, headers: &[(&str, &str)]) {
         let block = self.deflater.block(headers);
-        self.control(&Control::SynStream { id, last: false, block }).await;
+        self.control(&Control::SynStream { id, part: Part::Middle, block }).await;
     }
 
     pub async fn control(&mut self, control: &Control) {
@@ -50,9 +51,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
         self.raw(&buffer).await;
     }
 
-    pub async fn send(&mut self, id: u32, bytes: &[u8], last: bool) {
+    pub async fn send(&mut self, id: u32, bytes: &[u8], part: Part) {
         let mut buffer = BytesMut::new();
-        put_content_head(id, last, bytes.len(), &mut buffer);
+        put_content_head(id, part, bytes.len(), &mut buffer);
         buffer.extend_from_slice(bytes);
         self.raw(&buffer).await;
     }
@@ -70,7 +71,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
         let mut payload = vec![0; length];
         self.read.read_exact(&mut payload).await.ok()?;
         match Head::parse(head) {
-            Head::Content { id, last, .. } => Some(Said::Content(id, payload.into(), last)),
+            Head::Content { id, part, .. } => Some(Said::Content(id, payload.into(), part)),
             Head::Control { kind, version, flags, .. } => {
                 let control = Control::parse(kind, version, flags, payload.into()).unwrap();
                 if let Control::SynReply { block, .. } = &control {
@@ -98,10 +99,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
         let mut ended = BTreeMap::new();
         while ended.len() < texts.len() {
             match self.next().await.expect("the streams end before the connection") {
-                Said::Content(id, bytes, last) => {
+                Said::Content(id, bytes, part) => {
                     if let Some(text) = texts.get_mut(&id) {
                         text.extend_from_slice(&bytes);
-                        if last {
+                        if part == Part::Last {
                             ended.insert(id, true);
                         }
                     }
@@ -121,7 +122,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
     /// Sends everything on one stream while reading another one to its end.
     pub async fn exchange(&mut self, to: u32, sent: &[u8], from: u32) -> Vec<u8> {
         let mut frame = BytesMut::new();
-        put_content_head(to, true, sent.len(), &mut frame);
+        put_content_head(to, Part::Last, sent.len(), &mut frame);
         frame.extend_from_slice(sent);
         let (read, write) = (&mut self.read, &mut self.write);
         let receive = async {
@@ -134,9 +135,9 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
                 read.read_exact(&mut payload).await.unwrap();
                 match Head::parse(head) {
                     Head::Control { kind: 3, .. } => panic!("a stream was reset"),
-                    Head::Content { id, last, .. } if id == from => {
+                    Head::Content { id, part, .. } if id == from => {
                         received.extend(payload);
-                        if last {
+                        if part == Part::Last {
                             return received;
                         }
                     }

@@ -11,7 +11,8 @@ use super::frame::{CONTROL_LIMIT, Control, HEAD, Head, put_content_head};
 use super::headers::{Deflater, Inflater};
 use super::reset;
 use crate::streaming::mux::{
-    Arrived, Encode, End, Handle, Hangup, Limits, Mark, Outgoing, Overflow, PIECE, Sending, deliver, drive,
+    Arrived, Encode, End, Handle, Hangup, Limits, Mark, Outgoing, Overflow, PIECE, Part, Sending, deliver,
+    drive,
 };
 
 /// Most streams open at once.
@@ -81,7 +82,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         let mut head = [0; HEAD];
         self.read.read_exact(&mut head).await?;
         match Head::parse(head) {
-            Head::Content { id, last, length } => self.content(id, last, length).await,
+            Head::Content { id, part, length } => self.content(id, part, length).await,
             Head::Control { length, .. } if length > CONTROL_LIMIT => Err(breach()),
             Head::Control { kind, version, flags, length } => {
                 let mut payload = vec![0; length];
@@ -93,7 +94,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
     }
 
     /// Passes a frame of data on in pieces, so that its size does not matter.
-    async fn content(&mut self, id: u32, last: bool, mut length: usize) -> Result<(), End> {
+    async fn content(&mut self, id: u32, part: Part, mut length: usize) -> Result<(), End> {
         let receives = self.handle.table().receives(id);
         let refusal = match receives {
             _ if id == 0 || id > self.highest || id.is_multiple_of(2) => Some(reset::INVALID_STREAM),
@@ -118,7 +119,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         match refusal {
             Some(code) => self.refuse(id, code).await,
             None => {
-                self.half_close(id, last);
+                self.half_close(id, part);
                 Ok(())
             }
         }
@@ -126,7 +127,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
 
     async fn control(&mut self, control: Control) -> Result<(), End> {
         match control {
-            Control::SynStream { id, last, block } => self.open(id, last, &block).await?,
+            Control::SynStream { id, part, block } => self.open(id, part, &block).await?,
             // The server opens no streams that could be answered.
             Control::SynReply { block, .. } => drop(self.inflate(&block)?),
             Control::RstStream { id, .. } => self.handle.table().received_reset(id),
@@ -142,9 +143,9 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
                 self.handle.say(Outgoing::Pong(Bytes::copy_from_slice(&number.to_be_bytes()))).await;
             }
             Control::GoAway { .. } => self.arrivals = None,
-            Control::Headers { id, last, block } => {
+            Control::Headers { id, part, block } => {
                 self.inflate(&block)?;
-                self.half_close(id, last);
+                self.half_close(id, part);
             }
             Control::WindowUpdate { id, delta } => match self.handle.table().widen(id, delta) {
                 Ok(()) => {}
@@ -156,7 +157,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         Ok(())
     }
 
-    async fn open(&mut self, id: u32, last: bool, block: &[u8]) -> Result<(), End> {
+    async fn open(&mut self, id: u32, part: Part, block: &[u8]) -> Result<(), End> {
         // Whatever becomes of the stream, the state of the compression goes on with its block.
         let headers = self.inflate(block)?;
         if id == self.highest && id != 0 {
@@ -171,7 +172,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
             return self.refuse(id, reset::REFUSED_STREAM).await;
         };
         let arrived = self.handle.arrive(id, headers);
-        self.half_close(id, last);
+        self.half_close(id, part);
         // Waiting for a session that takes its time is what bounds a flood of streams.
         let sent = tokio::select! {
             biased;
@@ -187,8 +188,8 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         }
     }
 
-    fn half_close(&self, id: u32, last: bool) {
-        if last {
+    fn half_close(&self, id: u32, part: Part) {
+        if part == Part::Last {
             self.handle.table().received_last(id);
         }
     }
@@ -225,10 +226,10 @@ impl Encode for Encoder {
             Outgoing::Accept(id) => {
                 self.last_good = self.last_good.max(id);
                 let block = self.deflater.get_or_insert_with(Deflater::new).block(&[]);
-                Control::SynReply { id, last: false, block }.put(buffer);
+                Control::SynReply { id, part: Part::Middle, block }.put(buffer);
             }
             Outgoing::Piece(id, bytes) => {
-                put_content_head(id, false, bytes.len(), buffer);
+                put_content_head(id, Part::Middle, bytes.len(), buffer);
                 buffer.extend_from_slice(&bytes);
             }
             Outgoing::Refuse(id, status) => Control::RstStream { id, status }.put(buffer),
@@ -243,7 +244,7 @@ impl Encode for Encoder {
 
     fn mark(&mut self, mark: Mark, buffer: &mut BytesMut) {
         match mark {
-            Mark::Last(id) => put_content_head(id, true, 0, buffer),
+            Mark::Last(id) => put_content_head(id, Part::Last, 0, buffer),
             Mark::Reset(id, status) => Control::RstStream { id, status }.put(buffer),
             Mark::Credit(id, delta) => Control::WindowUpdate { id, delta }.put(buffer),
             // Pings of a server have even numbers.

@@ -2,6 +2,8 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use crate::streaming::mux::Part;
+
 /// Bytes of every frame's head.
 pub const HEAD: usize = 8;
 /// Largest control frame that is taken, bytes without the head. Clients' frames have a few hundred.
@@ -30,7 +32,7 @@ pub enum Head {
         /// The stream.
         id: u32,
         /// Whether they are its last.
-        last: bool,
+        part: Part,
         /// Bytes that follow.
         length: usize,
     },
@@ -43,8 +45,8 @@ pub enum Control {
     SynStream {
         /// Its number.
         id: u32,
-        /// The sender will send nothing on it.
-        last: bool,
+        /// The last one when the sender will send nothing on it.
+        part: Part,
         /// Compressed headers.
         block: Bytes,
     },
@@ -52,8 +54,8 @@ pub enum Control {
     SynReply {
         /// The stream.
         id: u32,
-        /// The sender will send nothing on it.
-        last: bool,
+        /// The last one when the sender will send nothing on it.
+        part: Part,
         /// Compressed headers.
         block: Bytes,
     },
@@ -79,8 +81,8 @@ pub enum Control {
     Headers {
         /// The stream.
         id: u32,
-        /// The sender will send nothing more on it.
-        last: bool,
+        /// The last one when the sender will send nothing more on it.
+        part: Part,
         /// Compressed headers.
         block: Bytes,
     },
@@ -107,16 +109,16 @@ impl Head {
         let (first, second) = (bytes.get_u32(), bytes.get_u32());
         let (flags, length) = ((second >> 24) as u8, (second & 0xff_ffff) as usize);
         if first & !ID == 0 {
-            return Self::Content { id: first, last: flags & FLAG_FIN != 0, length };
+            return Self::Content { id: first, part: part(flags), length };
         }
         Self::Control { kind: first as u16, version: (first >> 16) as u16 & 0x7fff, flags, length }
     }
 }
 
 /// Appends the head of `length` bytes of a stream.
-pub fn put_content_head(id: u32, last: bool, length: usize, buffer: &mut BytesMut) {
+pub fn put_content_head(id: u32, part: Part, length: usize, buffer: &mut BytesMut) {
     buffer.put_u32(id & ID);
-    buffer.put_u32(u32::from(u8::from(last) * FLAG_FIN) << 24 | length as u32);
+    buffer.put_u32(u32::from(fin(part)) << 24 | length as u32);
 }
 
 impl Control {
@@ -125,20 +127,20 @@ impl Control {
         if version != VERSION {
             return Err(Malformed("expected version 3"));
         }
-        let last = flags & FLAG_FIN != 0;
+        let part = part(flags);
         let frame = match kind {
             1 => {
                 let id = id(&mut payload)?;
                 need(&payload, 6)?;
                 payload.advance(6);
-                Self::SynStream { id, last, block: payload.split_off(0) }
+                Self::SynStream { id, part, block: payload.split_off(0) }
             }
-            2 => Self::SynReply { id: id(&mut payload)?, last, block: payload.split_off(0) },
+            2 => Self::SynReply { id: id(&mut payload)?, part, block: payload.split_off(0) },
             3 => Self::RstStream { id: id(&mut payload)?, status: number(&mut payload)? },
             4 => Self::Settings(settings(&mut payload)?),
             6 => Self::Ping(number(&mut payload)?),
             7 => Self::GoAway { last_good: id(&mut payload)?, status: number(&mut payload)? },
-            8 => Self::Headers { id: id(&mut payload)?, last, block: payload.split_off(0) },
+            8 => Self::Headers { id: id(&mut payload)?, part, block: payload.split_off(0) },
             9 => Self::WindowUpdate { id: id(&mut payload)?, delta: number(&mut payload)? & ID },
             kind => Self::Unknown(kind),
         };
@@ -148,16 +150,16 @@ impl Control {
     /// Appends the frame with its head.
     pub fn put(&self, buffer: &mut BytesMut) {
         match self {
-            Self::SynStream { id, last, block } => {
-                put_head(1, *last, 10 + block.len(), buffer);
+            Self::SynStream { id, part, block } => {
+                put_head(1, *part, 10 + block.len(), buffer);
                 buffer.put_u32(*id);
                 buffer.put_bytes(0, 6);
                 buffer.put_slice(block);
             }
-            Self::SynReply { id, last, block } => put_block(2, *id, *last, block, buffer),
+            Self::SynReply { id, part, block } => put_block(2, *id, *part, block, buffer),
             Self::RstStream { id, status } => put_pair(3, *id, *status, buffer),
             Self::Settings(settings) => {
-                put_head(4, false, 4 + 8 * settings.len(), buffer);
+                put_head(4, Part::Middle, 4 + 8 * settings.len(), buffer);
                 buffer.put_u32(settings.len() as u32);
                 for (number, value) in settings {
                     buffer.put_u32(*number);
@@ -165,31 +167,42 @@ impl Control {
                 }
             }
             Self::Ping(number) => {
-                put_head(6, false, 4, buffer);
+                put_head(6, Part::Middle, 4, buffer);
                 buffer.put_u32(*number);
             }
             Self::GoAway { last_good, status } => put_pair(7, *last_good, *status, buffer),
-            Self::Headers { id, last, block } => put_block(8, *id, *last, block, buffer),
+            Self::Headers { id, part, block } => put_block(8, *id, *part, block, buffer),
             Self::WindowUpdate { id, delta } => put_pair(9, *id, *delta, buffer),
-            Self::Unknown(kind) => put_head(*kind, false, 0, buffer),
+            Self::Unknown(kind) => put_head(*kind, Part::Middle, 0, buffer),
         }
     }
 }
 
-fn put_head(kind: u16, last: bool, length: usize, buffer: &mut BytesMut) {
-    buffer.put_u16(0x8000 | VERSION);
-    buffer.put_u16(kind);
-    buffer.put_u32(u32::from(u8::from(last) * FLAG_FIN) << 24 | length as u32);
+fn part(flags: u8) -> Part {
+    Part::from(flags & FLAG_FIN != 0)
 }
 
-fn put_block(kind: u16, id: u32, last: bool, block: &[u8], buffer: &mut BytesMut) {
-    put_head(kind, last, 4 + block.len(), buffer);
+fn fin(part: Part) -> u8 {
+    match part {
+        Part::Middle => 0,
+        Part::Last => FLAG_FIN,
+    }
+}
+
+fn put_head(kind: u16, part: Part, length: usize, buffer: &mut BytesMut) {
+    buffer.put_u16(0x8000 | VERSION);
+    buffer.put_u16(kind);
+    buffer.put_u32(u32::from(fin(part)) << 24 | length as u32);
+}
+
+fn put_block(kind: u16, id: u32, part: Part, block: &[u8], buffer: &mut BytesMut) {
+    put_head(kind, part, 4 + block.len(), buffer);
     buffer.put_u32(id);
     buffer.put_slice(block);
 }
 
 fn put_pair(kind: u16, first: u32, second: u32, buffer: &mut BytesMut) {
-    put_head(kind, false, 8, buffer);
+    put_head(kind, Part::Middle, 8, buffer);
     buffer.put_u32(first);
     buffer.put_u32(second);
 }
@@ -225,12 +238,12 @@ mod tests {
     fn control() -> impl Strategy<Value = Control> {
         let id = 0..=ID;
         let block = prop::collection::vec(any::<u8>(), 0..200).prop_map(Bytes::from);
-        let stream = (id.clone(), any::<bool>(), block);
+        let stream = (id.clone(), any::<bool>().prop_map(Part::from), block);
         let pair = (id.clone(), any::<u32>());
         prop_oneof![
-            stream.clone().prop_map(|(id, last, block)| Control::SynStream { id, last, block }),
-            stream.clone().prop_map(|(id, last, block)| Control::SynReply { id, last, block }),
-            stream.prop_map(|(id, last, block)| Control::Headers { id, last, block }),
+            stream.clone().prop_map(|(id, part, block)| Control::SynStream { id, part, block }),
+            stream.clone().prop_map(|(id, part, block)| Control::SynReply { id, part, block }),
+            stream.prop_map(|(id, part, block)| Control::Headers { id, part, block }),
             pair.clone().prop_map(|(id, status)| Control::RstStream { id, status }),
             pair.clone().prop_map(|(last_good, status)| Control::GoAway { last_good, status }),
             (id.clone(), id).prop_map(|(id, delta)| Control::WindowUpdate { id, delta }),
@@ -262,9 +275,10 @@ mod tests {
         #[test]
         fn heads_of_content_are_read(id in 0..=ID, last: bool, length in 0..0x100_0000_usize) {
             let mut buffer = BytesMut::new();
-            put_content_head(id, last, length, &mut buffer);
+            let part = Part::from(last);
+            put_content_head(id, part, length, &mut buffer);
             let head = Head::parse(buffer[..].try_into().unwrap());
-            prop_assert_eq!(head, Head::Content { id, last, length });
+            prop_assert_eq!(head, Head::Content { id, part, length });
         }
 
         #[test]

@@ -5,18 +5,17 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::streaming::websocket::Opcode;
+use crate::streaming::websocket::{Format, Opcode};
 
 /// Text of each channel, greeting messages counted.
-fn by_channel(messages: &[bytes::Bytes], base64: bool) -> (Vec<(u8, String)>, usize) {
+fn by_channel(messages: &[bytes::Bytes], format: Format) -> (Vec<(u8, String)>, usize) {
     let mut channels = std::collections::BTreeMap::<u8, Vec<u8>>::new();
     let mut empty = 0;
     for message in messages {
         let (channel, bytes) = (message[0], &message[1..]);
-        let (channel, bytes) = if base64 {
-            (channel - b'0', STANDARD.decode(bytes).unwrap())
-        } else {
-            (channel, bytes.to_vec())
+        let (channel, bytes) = match format {
+            Format::Base64 => (channel - b'0', STANDARD.decode(bytes).unwrap()),
+            _bytes => (channel, bytes.to_vec()),
         };
         empty += usize::from(bytes.is_empty());
         channels.entry(channel).or_default().extend(bytes);
@@ -29,34 +28,34 @@ fn by_channel(messages: &[bytes::Bytes], base64: bool) -> (Vec<(u8, String)>, us
 async fn every_subprotocol_tells_the_result() {
     let (server, _node) = start();
     let status = r#"{"metadata":{},"status":"Success"}"#;
-    let check = async |protocol: &str, base64: bool, greetings: usize, report: &str| {
+    let check = async |protocol: &str, format: Format, greetings: usize, report: &str| {
         let mut client = dial_websocket(&server.url_for(exec("exit 0", ALL)).unwrap(), protocol).await;
         let (messages, code) = client.drain().await;
         assert_eq!(code, 1000);
-        let (channels, empty) = by_channel(&messages, base64);
+        let (channels, empty) = by_channel(&messages, format);
         let mut expect = vec![(1, "out".to_string()), (2, "err".to_string())];
         expect.extend((!report.is_empty()).then(|| (3, report.to_string())));
         assert_eq!((channels, empty), (expect, greetings), "{protocol}");
     };
-    check("", false, 1, "").await;
-    check("channel.k8s.io", false, 1, "").await;
-    check("base64.channel.k8s.io", true, 1, "").await;
-    check("v4.channel.k8s.io", false, 1, status).await;
-    check("v4.base64.channel.k8s.io", true, 1, status).await;
-    check("v5.channel.k8s.io", false, 0, status).await;
+    check("", Format::Binary, 1, "").await;
+    check("channel.k8s.io", Format::Binary, 1, "").await;
+    check("base64.channel.k8s.io", Format::Base64, 1, "").await;
+    check("v4.channel.k8s.io", Format::Binary, 1, status).await;
+    check("v4.base64.channel.k8s.io", Format::Base64, 1, status).await;
+    check("v5.channel.k8s.io", Format::Binary, 0, status).await;
 }
 
 #[tokio::test]
 async fn a_channel_can_be_closed_in_version_5() {
     let (server, _node) = start();
     let mut client = dial_websocket(&server.url_for(exec("cat", ALL)).unwrap(), "v5.channel.k8s.io").await;
-    client.send(Opcode::Binary, false, b"\0he").await;
-    client.send(Opcode::Ping, true, b"beat").await;
-    client.send(Opcode::Continuation, false, b"ll").await;
-    client.send(Opcode::Continuation, true, b"o").await;
-    client.send(Opcode::Binary, true, b"\x09nobody").await;
-    client.send(Opcode::Binary, true, b"").await;
-    client.send(Opcode::Binary, true, &[255, 0]).await;
+    client.send(Opcode::Binary, Part::Middle, b"\0he").await;
+    client.send(Opcode::Ping, Part::Last, b"beat").await;
+    client.send(Opcode::Continuation, Part::Middle, b"ll").await;
+    client.send(Opcode::Continuation, Part::Last, b"o").await;
+    client.send(Opcode::Binary, Part::Last, b"\x09nobody").await;
+    client.send(Opcode::Binary, Part::Last, b"").await;
+    client.send(Opcode::Binary, Part::Last, &[255, 0]).await;
     let mut text = Vec::new();
     let mut pongs = Vec::new();
     loop {
@@ -79,10 +78,10 @@ async fn base64_may_be_cut_anywhere() {
     let url = server.url_for(exec("cat", ALL)).unwrap();
     let mut client = dial_websocket(&url, "v4.base64.channel.k8s.io").await;
     let text = format!("0{}", STANDARD.encode("hello"));
-    client.send(Opcode::Text, false, &text.as_bytes()[..1]).await;
-    client.send(Opcode::Continuation, false, &text.as_bytes()[1..4]).await;
-    client.send(Opcode::Continuation, false, &text.as_bytes()[4..]).await;
-    client.send(Opcode::Continuation, true, b"").await;
+    client.send(Opcode::Text, Part::Middle, &text.as_bytes()[..1]).await;
+    client.send(Opcode::Continuation, Part::Middle, &text.as_bytes()[1..4]).await;
+    client.send(Opcode::Continuation, Part::Middle, &text.as_bytes()[4..]).await;
+    client.send(Opcode::Continuation, Part::Last, b"").await;
     let mut received = Vec::new();
     while received != b"hello" {
         let (_opcode, message) = client.next().await.unwrap();
@@ -123,7 +122,7 @@ async fn a_client_that_goes_or_closes_is_noticed() {
             dial_websocket(&server.url_for(exec("yes", ALL)).unwrap(), "v5.channel.k8s.io").await;
         client.next().await.unwrap();
         if says {
-            client.send(Opcode::Close, true, &1000_u16.to_be_bytes()).await;
+            client.send(Opcode::Close, Part::Last, &1000_u16.to_be_bytes()).await;
         }
         drop(client);
         node.gone.notified().await;
@@ -170,7 +169,7 @@ async fn spdy_is_carried_in_messages() {
             tokio::select! {
                 sent = read.read(&mut buffer) => match sent.unwrap() {
                     0 => break,
-                    sent => carrier.send(Opcode::Binary, true, &buffer[..sent]).await,
+                    sent => carrier.send(Opcode::Binary, Part::Last, &buffer[..sent]).await,
                 },
                 message = carrier.next() => match message {
                     Some((Opcode::Binary, message)) => write.write_all(&message).await.unwrap(),
@@ -185,7 +184,7 @@ async fn spdy_is_carried_in_messages() {
     for half in ["error", "data"] {
         ids.push(client.open(&[("streamType", half), ("port", "80"), ("requestID", "1")]).await);
     }
-    client.send(ids[1], b"through", true).await;
+    client.send(ids[1], b"through", Part::Last).await;
     assert_eq!(client.drain(&ids).await[&ids[1]], ("80:through".into(), true));
     drop(client);
     pump.await.unwrap();

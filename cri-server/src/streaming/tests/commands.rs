@@ -52,9 +52,9 @@ async fn the_end_of_stdin_reaches_the_process() {
     let wiring = Wiring { stderr: false, ..ALL };
     let mut client = dial_spdy(&server.url_for(exec("cat", wiring)).unwrap(), VERSIONS[0]).await;
     let ids = open(&mut client, &["error", "stdin", "stdout"]).await;
-    client.send(ids[1], b"hello ", false).await;
-    client.send(ids[1], &[], false).await;
-    client.send(ids[1], b"there", true).await;
+    client.send(ids[1], b"hello ", Part::Middle).await;
+    client.send(ids[1], &[], Part::Middle).await;
+    client.send(ids[1], b"there", Part::Last).await;
     let texts = client.drain(&ids).await;
     assert_eq!(texts[&ids[2]], ("hello there".into(), true));
 }
@@ -77,9 +77,9 @@ async fn sizes_reach_a_terminal() {
     for (version, expect) in [(VERSIONS[0], "80x24 100x40 "), (VERSIONS[1], "80x24 100x40 ")] {
         let mut client = dial_spdy(&server.url_for(exec("sizes", TERMINAL)).unwrap(), version).await;
         let ids = open(&mut client, &["error", "stdin", "stdout", "resize"]).await;
-        client.send(ids[3], b"{\"Width\":80,\"Height\":24}\n{\"Width\":0,\"Height\":0}", false).await;
-        client.send(ids[3], b"{\"Width\":100,\"Height\"", false).await;
-        client.send(ids[3], b":40}", false).await;
+        client.send(ids[3], b"{\"Width\":80,\"Height\":24}\n{\"Width\":0,\"Height\":0}", Part::Middle).await;
+        client.send(ids[3], b"{\"Width\":100,\"Height\"", Part::Middle).await;
+        client.send(ids[3], b":40}", Part::Middle).await;
         let mut text = String::new();
         while text != expect {
             if let Some(Said::Content(_, bytes, _)) = client.next().await {
@@ -129,7 +129,7 @@ async fn a_client_that_goes_is_noticed() {
         }
         if flood {
             // Nobody reads this; the end of the connection stands behind it.
-            client.send(ids[1], &[0; 256 << 10], false).await;
+            client.send(ids[1], &[0; 256 << 10], Part::Middle).await;
         }
         drop(client);
         node.gone.notified().await;
@@ -159,12 +159,12 @@ async fn windows_are_kept_for_a_client_that_keeps_them() {
     let mut client = dial_spdy(&server.url_for(exec("cat", wiring)).unwrap(), VERSIONS[0]).await;
     client.control(&Control::Settings(vec![(7, 10)])).await;
     let ids = open(&mut client, &["error", "stdin", "stdout"]).await;
-    client.send(ids[1], b"0123456789abcdefghij", true).await;
+    client.send(ids[1], b"0123456789abcdefghij", Part::Last).await;
     for _reply in &ids {
         client.next().await.unwrap();
     }
     let next = async |client: &mut Spdy| match client.next_but_credit().await {
-        Some(Said::Content(_, bytes, false)) => String::from_utf8(bytes.to_vec()).unwrap(),
+        Some(Said::Content(_, bytes, Part::Middle)) => String::from_utf8(bytes.to_vec()).unwrap(),
         said => format!("{said:?}"),
     };
     assert_eq!(next(&mut client).await, "0123456789");
@@ -183,7 +183,7 @@ async fn what_was_read_widens_the_clients_window() {
     let wiring = Wiring { stderr: false, ..ALL };
     let mut client = dial_spdy(&server.url_for(exec("cat", wiring)).unwrap(), VERSIONS[0]).await;
     let ids = open(&mut client, &["error", "stdin", "stdout"]).await;
-    client.send(ids[1], &[0; 48 << 10], false).await;
+    client.send(ids[1], &[0; 48 << 10], Part::Middle).await;
     let (mut stream, mut connection) = (0, 0);
     while stream == 0 || connection == 0 {
         if let Some(Said::Control(Control::WindowUpdate { id, delta })) = client.next().await {

@@ -39,10 +39,10 @@ async fn goes_away(client: &mut Spdy) -> bool {
 async fn a_breach_of_a_stream_costs_the_stream() {
     let (server, _node) = start();
     let mut client = sleeping(&server).await;
-    client.send(99, b"never opened", false).await;
+    client.send(99, b"never opened", Part::Middle).await;
     assert_eq!(client.next().await, reset(99, 2));
-    client.send(3, b"", true).await;
-    client.send(3, b"after the end", false).await;
+    client.send(3, b"", Part::Last).await;
+    client.send(3, b"after the end", Part::Middle).await;
     assert_eq!(client.next().await, reset(3, 9));
     client.control(&Control::WindowUpdate { id: 5, delta: i32::MAX as u32 }).await;
     assert_eq!(client.next().await, reset(5, 7));
@@ -69,7 +69,7 @@ async fn a_breach_of_the_connection_costs_the_connection() {
         control.put(&mut buffer);
         buffer.freeze()
     };
-    let syn = |id, block| frame(Control::SynStream { id, last: false, block });
+    let syn = |id, block| frame(Control::SynStream { id, part: Part::Middle, block });
     check("version 2", b"\x80\x02\0\x06\0\0\0\x04\0\0\0\x01").await;
     check("a control frame of 16 MiB", b"\x80\x03\0\x01\0\xff\xff\xff").await;
     check("a short control frame", b"\x80\x03\0\x03\0\0\0\x04\0\0\0\x01").await;
@@ -149,13 +149,13 @@ fn honest() -> Vec<u8> {
     let mut buffer = BytesMut::new();
     for (id, half) in [(1, "error"), (3, "data"), (5, "error"), (7, "data")] {
         let block = deflater.block(&[("streamtype", half), ("port", "80"), ("requestid", "1")]);
-        Control::SynStream { id, last: half == "error", block }.put(&mut buffer);
+        Control::SynStream { id, part: Part::from(half == "error"), block }.put(&mut buffer);
     }
     buffer.put_slice(b"\0\0\0\x03\x01\0\0\x05hello");
     Control::Ping(1).put(&mut buffer);
     Control::Settings(vec![(7, 100), (4, 5)]).put(&mut buffer);
     Control::WindowUpdate { id: 3, delta: 50 }.put(&mut buffer);
-    Control::Headers { id: 7, last: true, block: deflater.block(&[]) }.put(&mut buffer);
+    Control::Headers { id: 7, part: Part::Last, block: deflater.block(&[]) }.put(&mut buffer);
     Control::RstStream { id: 7, status: 5 }.put(&mut buffer);
     Control::GoAway { last_good: 0, status: 0 }.put(&mut buffer);
     buffer.to_vec()

@@ -25,9 +25,9 @@ async fn pairs_are_forwarded_by_themselves() {
         let texts = client.drain(&[bad_error]).await;
         let text = &texts[&bad_error].0;
         assert_eq!(text, "error forwarding port 1 to pod p1: port \"p1:1\" is not found");
-        client.send(bad, b"to nobody", true).await;
+        client.send(bad, b"to nobody", Part::Last).await;
         // The other pair goes on, and its answer comes after its end.
-        client.send(good, b"hello", true).await;
+        client.send(good, b"hello", Part::Last).await;
         let texts = client.drain(&[good, good_error]).await;
         assert_eq!(texts[&good], ("80:hello".into(), true));
         assert_eq!(texts[&good_error], (String::new(), true));
@@ -73,7 +73,7 @@ async fn bad_halves_are_refused_alone() {
     let waiting = client.drain(&[9]).await;
     assert_eq!(waiting[&9], (String::new(), false));
     let (error, data) = pair(&mut client, "b", "80").await;
-    client.send(data, b"on", true).await;
+    client.send(data, b"on", Part::Last).await;
     assert_eq!(client.drain(&[data, error]).await[&data].0, "80:on");
 }
 
@@ -84,7 +84,7 @@ async fn a_hundred_pairs_share_a_connection() {
     let mut ids = Vec::new();
     for request in 0..100 {
         let (_error, data) = pair(&mut client, &request.to_string(), "80").await;
-        client.send(data, request.to_string().as_bytes(), true).await;
+        client.send(data, request.to_string().as_bytes(), Part::Last).await;
         ids.push(data);
     }
     let texts = client.drain(&ids).await;

@@ -14,6 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use super::mux::Part;
 use super::session::{Attach, Exec, Wiring};
 use super::{Request, Streaming, spdy, websocket};
 use crate::config::StreamingConfig;

@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::frame::{Head, Opcode, apply_mask};
+use crate::streaming::mux::Part;
 
 const MASK: [u8; 4] = [7, 77, 177, 27];
 
@@ -18,9 +19,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
         Self { read, write }
     }
 
-    pub async fn send(&mut self, opcode: Opcode, last: bool, payload: &[u8]) {
+    pub async fn send(&mut self, opcode: Opcode, part: Part, payload: &[u8]) {
         let length = payload.len() as u64;
         let mut buffer = BytesMut::new();
+        let last = part == Part::Last;
         Head { opcode, last, mask: Some(MASK), length }.put(&mut buffer);
         let start = buffer.len();
         buffer.extend_from_slice(payload);
@@ -53,7 +55,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Client<R, W> {
             match self.next().await.expect("the server says why it closes") {
                 (Opcode::Close, code) => {
                     let code = u16::from_be_bytes(code[..].try_into().unwrap());
-                    self.send(Opcode::Close, true, &code.to_be_bytes()).await;
+                    self.send(Opcode::Close, Part::Last, &code.to_be_bytes()).await;
                     assert_eq!(self.next().await, None, "nothing follows a close frame");
                     return (messages, code);
                 }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, BufReader};
 
 use super::frame::{CONTROL_LIMIT, Head, Opcode, apply_mask, close};
 use crate::streaming::mux::{
-    Encode, End, Handle, Hangup, Limits, Mark, Outgoing, PIECE, Sending, Stream, deliver, drive,
+    Encode, End, Handle, Hangup, Limits, Mark, Outgoing, PIECE, Part, Sending, Stream, deliver, drive,
 };
 
 /// The channel whose messages close other channels, in `v5.channel.k8s.io`.
@@ -128,8 +128,8 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
             apply_mask(mask, offset, &mut piece);
             offset += piece.len() as u64;
             self.limits.touch();
-            let ends = head.last && offset == head.length;
-            self.piece(&mut message, piece, ends).await?;
+            let part = Part::from(head.last && offset == head.length);
+            self.piece(&mut message, piece, part).await?;
         }
         if !head.last {
             self.message = Some(message);
@@ -140,7 +140,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
     }
 
     /// Passes on a piece of a message.
-    async fn piece(&mut self, message: &mut Message, mut piece: BytesMut, ends: bool) -> Result<(), End> {
+    async fn piece(&mut self, message: &mut Message, mut piece: BytesMut, part: Part) -> Result<(), End> {
         let channel = match message.channel {
             Some(channel) => channel,
             None => {
@@ -155,7 +155,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
             return Ok(());
         }
         let bytes = match self.format {
-            Format::Base64 => message.decode(&piece, ends).ok_or_else(breach)?,
+            Format::Base64 => message.decode(&piece, part).ok_or_else(breach)?,
             Format::Binary | Format::BinaryWithClose | Format::Tunnel => piece.freeze(),
         };
         deliver(table, &self.hangup, u32::from(channel), bytes).await
@@ -169,9 +169,9 @@ impl Message {
     }
 
     /// Decodes groups of four characters; what is left of them waits for the next piece.
-    fn decode(&mut self, piece: &[u8], ends: bool) -> Option<Bytes> {
+    fn decode(&mut self, piece: &[u8], part: Part) -> Option<Bytes> {
         self.rest.extend(piece);
-        let whole = if ends { self.rest.len() } else { self.rest.len() / 4 * 4 };
+        let whole = if part == Part::Last { self.rest.len() } else { self.rest.len() / 4 * 4 };
         let bytes = STANDARD.decode(&self.rest[..whole]).ok()?;
         self.rest.drain(..whole);
         Some(bytes.into())
