@@ -55,6 +55,12 @@ test-e2e: setup build ## the real binaries with real peers; leak diff after ever
 	done
 	$(e2e) --test critest $(one_by_one) --nocapture
 
+.PHONY: test-guest
+test-guest: setup build ## node tests and critest in a virtual machine with cgroup v2 and AppArmor
+	@e2e/scripts/setup.sh guest
+	cargo test -q --no-run -p e2e
+	$(target_dir)/debug/e2e-guest
+
 .PHONY: critest
 critest: setup build ## critest's groups with every runtime handler
 	$(e2e) --bins --test critest $(one_by_one) --nocapture

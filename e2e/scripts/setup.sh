@@ -2,7 +2,8 @@
 # Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest, a kubelet, runc,
 # youki and cargo-deny.
 # Safe to repeat: what is there already costs only a look. Needs root for the packages.
-#   setup.sh [packages]    with `packages`, what the demo needs: no peers are built
+#   setup.sh [packages|guest]    with `packages`, what the demo needs: no peers are built; with `guest`, what makes
+#                                and boots the virtual machine of `make test-guest`
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -15,20 +16,21 @@ packages=(
   busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry gcc iproute2
   iptables iputils-ping libc6-dev libseccomp-dev make nftables pkg-config protobuf-compiler runc skopeo util-linux
 )
+guest_packages=(e2fsprogs mmdebstrap qemu-system-x86 util-linux)
 
 step() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 missing_packages() {
   local name
-  for name in "${packages[@]}"; do
+  for name in "$@"; do
     [ "$(dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || printf '%s\n' "$name"
   done
 }
 
 install_packages() {
   local missing
-  mapfile -t missing < <(missing_packages)
+  mapfile -t missing < <(missing_packages "$@")
   if [ ${#missing[@]} -eq 0 ]; then
     step "Debian packages: present"
     return
@@ -122,14 +124,15 @@ build_cargo_deny() {
 mkdir -p "$bin_dir"
 case ${1:-all} in
 all)
-  install_packages
+  install_packages "${packages[@]}"
   build_go_tools
   build_kubelet
   build_runc
   build_youki
   build_cargo_deny
   ;;
-packages) install_packages ;;
+packages) install_packages "${packages[@]}" ;;
+guest) install_packages "${guest_packages[@]}" ;;
 *) fail "unknown argument $1" ;;
 esac
 step "done"

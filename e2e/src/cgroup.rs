@@ -1,4 +1,5 @@
-//! Files of a container's cgroup, as the kernel shows them to the machine that the node is on.
+//! cgroups of a node and of its containers, as the kernel shows them to the machine that the node is on: one hierarchy
+//! or many.
 
 use std::path::{Path, PathBuf};
 
@@ -62,4 +63,41 @@ impl Cgroup {
 #[must_use]
 pub fn is_v2() -> bool {
     Path::new(ROOT).join("cgroup.controllers").exists()
+}
+
+/// Mount points of the machine's hierarchies: one on version 2, else one for each controller.
+pub fn hierarchies() -> Result<Vec<PathBuf>> {
+    if is_v2() {
+        return Ok(vec![ROOT.into()]);
+    }
+    std::fs::read_dir(ROOT)?.map(|entry| Ok(entry?.path())).collect()
+}
+
+/// The parent of a node's pods.
+#[must_use]
+pub fn parent(node: &str) -> String {
+    format!("berth-{node}")
+}
+
+/// Removes the cgroups that carry the node's id in every hierarchy, deepest first.
+pub fn remove(node: &str) -> Result<()> {
+    for hierarchy in hierarchies()? {
+        let top = hierarchy.join(parent(node));
+        if top.exists() {
+            remove_tree(&top)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(dir: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    // In place of a hierarchy that is not mounted there may be plain directories with plain files.
+    let removed = std::fs::remove_dir(dir).or_else(|_| std::fs::remove_dir_all(dir));
+    removed.with_context(|| format!("remove the cgroup {}", dir.display()))
 }

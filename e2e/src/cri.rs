@@ -299,7 +299,7 @@ async fn channel(socket: &Path) -> Result<Channel> {
         let socket = socket.clone();
         async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
     });
-    let endpoint = Endpoint::try_from("http://cri.invalid")?.timeout(CALL);
+    let endpoint = Endpoint::try_from("http://cri.invalid")?.timeout(wait::scaled(CALL));
     endpoint.connect_with_connector(connector).await.context("connect to the CRI socket")
 }
 

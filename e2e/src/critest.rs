@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::node::Node;
-use crate::paths;
+use crate::{cgroup, paths};
 
 /// How a spec ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,19 +111,61 @@ enum Expected {
     Fail,
 }
 
-/// What a list of exceptions says about one endpoint and handler.
+/// One run of the suite, as far as the list of exceptions distinguishes them.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// The runtime handler.
+    pub handler: &'a str,
+    /// What the machine has.
+    pub host: Host,
+}
+
+/// What a machine has that specs depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Host {
+    /// AppArmor is on.
+    pub apparmor: bool,
+    /// All controllers are in one hierarchy.
+    pub cgroup2: bool,
+}
+
+impl Host {
+    /// Looks at this machine.
+    #[must_use]
+    pub fn look() -> Self {
+        let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
+        Self { apparmor: enabled.starts_with('Y'), cgroup2: cgroup::is_v2() }
+    }
+}
+
+impl Run<'_> {
+    /// Whether a line for `<handler or *>[@<condition>]` is meant for this run.
+    fn is_meant(&self, whom: &str) -> Result<bool> {
+        let (handler, condition) = whom.split_once('@').unwrap_or((whom, ""));
+        let holds = match condition {
+            "" => true,
+            "no-apparmor" => !self.host.apparmor,
+            "cgroup1" => !self.host.cgroup2,
+            "cgroup2" => self.host.cgroup2,
+            other => bail!("unknown condition {other:?}: no-apparmor, cgroup1 or cgroup2"),
+        };
+        Ok(holds && (handler == "*" || handler == self.handler))
+    }
+}
+
+/// What a list of exceptions says about one run.
 #[derive(Clone, Debug, Default)]
 pub struct Exceptions(BTreeMap<String, Expected>);
 
 impl Exceptions {
     /// Reads the list at `path`; see its head for the format.
-    pub fn read(path: &Path, handler: &str) -> Result<Self> {
+    pub fn read(path: &Path, run: &Run<'_>) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-        Self::parse(&text, handler)
+        Self::parse(&text, run)
     }
 
-    /// Takes a list apart: `<handler or *> <skip|fail> <spec name>`, `#` starts a comment line.
-    pub fn parse(text: &str, handler: &str) -> Result<Self> {
+    /// Takes a list apart: `<handler or *>[@<condition>] <skip|fail> <spec name>`, `#` starts a comment line.
+    pub fn parse(text: &str, run: &Run<'_>) -> Result<Self> {
         let mut found = BTreeMap::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -139,7 +181,7 @@ impl Exceptions {
                 "fail" => Expected::Fail,
                 _ => bail!("line {} of the exceptions says neither skip nor fail", number + 1),
             };
-            if whom == "*" || whom == handler {
+            if run.is_meant(whom).with_context(|| format!("line {} of the exceptions", number + 1))? {
                 found.insert(spec.to_owned(), kind);
             }
         }
@@ -213,7 +255,8 @@ mod tests {
     }
 
     fn check(list: &str, off: usize) {
-        let verdict = Exceptions::parse(list, "crun").unwrap().judge(&parse(REPORT).unwrap());
+        let run = Run { handler: "crun", host: Host { apparmor: false, cgroup2: true } };
+        let verdict = Exceptions::parse(list, &run).unwrap().judge(&parse(REPORT).unwrap());
         assert_eq!(verdict.off.len(), off, "{list}: {verdict}");
     }
 
@@ -224,6 +267,11 @@ mod tests {
         check("", 2);
         check("* skip lacks\n* fail hangs\n* fail A b works\n", 1);
         check("* fail lacks\n* fail hangs\n", 1);
-        assert!(Exceptions::parse("* maybe x", "crun").is_err());
+        check("*@no-apparmor skip lacks\ncrun@cgroup2 fail hangs\n", 0);
+        check("*@cgroup1 skip lacks\nrunc@cgroup2 fail hangs\n", 2);
+        let run = Run { handler: "crun", host: Host { apparmor: true, cgroup2: false } };
+        for wrong in ["* maybe x", "*@monday skip x", "x"] {
+            assert!(Exceptions::parse(wrong, &run).is_err(), "{wrong}");
+        }
     }
 }

@@ -11,12 +11,15 @@ use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
+use crate::wait;
+
 /// A program with its arguments and environment, not yet started.
 #[derive(Clone, Debug)]
 pub struct Program {
     path: PathBuf,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    dir: Option<PathBuf>,
     deadline: Duration,
 }
 
@@ -34,7 +37,8 @@ pub struct Ended {
 impl Program {
     /// A program by path, or by name through PATH.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), args: Vec::new(), env: Vec::new(), deadline: Duration::from_secs(60) }
+        let deadline = Duration::from_secs(60);
+        Self { path: path.into(), args: Vec::new(), env: Vec::new(), dir: None, deadline }
     }
 
     /// Adds one argument.
@@ -55,6 +59,13 @@ impl Program {
     #[must_use]
     pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
         self.env.push((key.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Gives the program another working directory than the caller's.
+    #[must_use]
+    pub fn dir(mut self, dir: &Path) -> Self {
+        self.dir = Some(dir.to_owned());
         self
     }
 
@@ -127,6 +138,9 @@ impl Program {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.args(&self.args).envs(self.env.iter().map(|(k, v)| (k, v)));
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
         command
     }
 }
@@ -167,6 +181,7 @@ impl Running {
 
     /// Waits for the end; past the deadline the program is killed and that is an error.
     pub fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let deadline = wait::scaled(deadline);
         let end = Instant::now() + deadline;
         let pidfd = pidfd_open(self.pid(), PidfdFlags::empty()).context("watch the child")?;
         loop {

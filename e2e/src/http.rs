@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::ns;
+use crate::{ns, wait};
 
 /// What a registry may answer with; without it a registry hides OCI manifests.
 const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
@@ -61,14 +61,14 @@ impl Origin {
     fn connect(&self) -> Result<TcpStream> {
         let address = self.address;
         let connect = move || {
-            TcpStream::connect_timeout(&address, Duration::from_secs(5))
+            TcpStream::connect_timeout(&address, wait::scaled(Duration::from_secs(5)))
                 .with_context(|| format!("connect to {address}"))
         };
         let stream = match self.holder {
             Some(holder) => ns::in_network_of(holder, connect)?,
             None => connect()?,
         };
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.set_read_timeout(Some(wait::scaled(Duration::from_secs(30))))?;
         Ok(stream)
     }
 }

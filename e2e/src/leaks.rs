@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::Value;
 
+use crate::cgroup::{hierarchies, parent};
 use crate::daemon::Endpoint;
 use crate::node::Node;
 
@@ -165,15 +166,14 @@ fn plain(value: Value) -> Value {
 /// Cgroups that carry the node's id, in every hierarchy. The parent of all pods is not one of them: it stays.
 fn cgroups(id: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    for hierarchy in std::fs::read_dir("/sys/fs/cgroup")? {
-        let hierarchy = hierarchy?.path();
+    for hierarchy in hierarchies()? {
         for entry in std::fs::read_dir(&hierarchy).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().contains(id) {
                 walk(&entry.path(), &mut |path| entry_is_dir(path) && found_push(&mut found, path));
             }
         }
     }
-    let parent = format!("/berth-{id}");
+    let parent = format!("/{}", parent(id));
     found.retain(|path| !path.ends_with(&parent));
     Ok(found)
 }

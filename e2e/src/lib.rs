@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod exec;
 pub mod faulty;
 pub mod gate;
+pub mod guest;
 pub mod http;
 pub mod image;
 pub mod kubelet;

@@ -20,7 +20,7 @@ use crate::image::set;
 use crate::leaks::{Diff, Snapshot};
 use crate::processes::{Ancestry, MARKER};
 use crate::registry::{Registry, loopback};
-use crate::{ns, paths, wait};
+use crate::{cgroup, ns, paths, wait};
 
 mod dirs;
 
@@ -291,7 +291,7 @@ fn clean_up(dir: &Path, id: &str) -> Result<()> {
         Ok(())
     });
     let cgroups =
-        wait::until("the end of the node's cgroups", Duration::from_secs(10), || remove_cgroups(id));
+        wait::until("the end of the node's cgroups", Duration::from_secs(10), || cgroup::remove(id));
     // What is mounted below may be a directory of the machine: never remove through it.
     let removed = unmount_below(dir)
         .and_then(|()| std::fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display())));
@@ -313,27 +313,4 @@ fn unmount_below(dir: &Path) -> Result<()> {
             .with_context(|| format!("unmount {}", point.display()))?;
     }
     Ok(())
-}
-
-/// Removes the cgroups that carry the node's id in every hierarchy, deepest first.
-fn remove_cgroups(id: &str) -> Result<()> {
-    for hierarchy in std::fs::read_dir("/sys/fs/cgroup")? {
-        let top = hierarchy?.path().join(format!("berth-{id}"));
-        if top.exists() {
-            remove_tree(&top)?;
-        }
-    }
-    Ok(())
-}
-
-fn remove_tree(dir: &Path) -> Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_tree(&entry.path())?;
-        }
-    }
-    // In place of a hierarchy that is not mounted there may be plain directories with plain files.
-    let removed = std::fs::remove_dir(dir).or_else(|_| std::fs::remove_dir_all(dir));
-    removed.with_context(|| format!("remove the cgroup {}", dir.display()))
 }

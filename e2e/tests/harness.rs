@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::critest::{Exceptions, Outcome, Report};
+use e2e::cgroup;
+use e2e::critest::{Exceptions, Host, Outcome, Report, Run};
 use e2e::daemon::Setup;
 use e2e::gate;
 use e2e::image::set;
@@ -49,9 +50,15 @@ const INJECTED: [(&str, &str); 7] = [
     ("nft add table inet spare", "+ nft"),
     ("mkdir -p $TOP/netns && mount -t tmpfs spare $TOP/netns", "+ mount"),
     ("echo x > $TOP/cni/spare", "+ file"),
-    ("mkdir /sys/fs/cgroup/pids/berth-$ID-spare", "+ cgroup"),
+    ("mkdir $CGROUPS/berth-$ID-spare", "+ cgroup"),
     ("setsid sleep 1000 < /dev/null > /dev/null 2>&1 &", "+ process"),
 ];
+
+/// A cgroup hierarchy in which a test may make something: the only one, or that of v1's pids.
+fn one_hierarchy() -> Result<std::path::PathBuf> {
+    let mut hierarchies = cgroup::hierarchies()?.into_iter();
+    hierarchies.find(|path| path.ends_with("cgroup") || path.ends_with("pids")).context("no cgroup hierarchy")
+}
 
 #[test]
 fn the_leak_diff_sees_what_is_injected() -> Result<()> {
@@ -64,14 +71,15 @@ fn the_leak_diff_sees_what_is_injected() -> Result<()> {
     let mut last = before;
     for (line, expect) in INJECTED {
         let shell = node.program("sh").args(["-c", line]);
-        shell.env("TOP", node.dirs().top()).env("ID", node.dirs().id()).ok()?;
+        let shell = shell.env("TOP", node.dirs().top()).env("ID", node.dirs().id());
+        shell.env("CGROUPS", one_hierarchy()?).ok()?;
         let now = node.snapshot()?;
         let diff = Diff::between(&last, &now).to_string();
         ensure!(diff.contains(expect), "after `{line}`: {diff}");
         last = now;
     }
     let id = node.dirs().id();
-    std::fs::remove_dir(format!("/sys/fs/cgroup/pids/berth-{id}-spare"))?;
+    std::fs::remove_dir(one_hierarchy()?.join(format!("berth-{id}-spare")))?;
     node.end();
     Ok(())
 }
@@ -84,7 +92,8 @@ fn a_node_leaves_nothing() -> Result<()> {
     let node = Node::bare(Setup::default())?;
     let (top, id) = (node.dirs().top().to_owned(), node.dirs().id());
     node.program("sh").args(["-c", "setsid sleep 1000 < /dev/null > /dev/null 2>&1 &"]).ok()?;
-    node.program("mkdir").arg(format!("/sys/fs/cgroup/pids/berth-{id}")).ok()?;
+    let cgroup = one_hierarchy()?.join(format!("berth-{id}"));
+    node.program("mkdir").arg(&cgroup).ok()?;
     let ancestry = node.ancestry().clone();
     ensure!(
         ancestry.processes()?.values().any(|line| line.contains("sleep")),
@@ -93,7 +102,7 @@ fn a_node_leaves_nothing() -> Result<()> {
     node.end();
     ensure!(ancestry.processes()?.is_empty(), "left: {:?}", ancestry.processes()?);
     ensure!(!top.exists(), "{} is left", top.display());
-    ensure!(!std::path::Path::new(&format!("/sys/fs/cgroup/pids/berth-{id}")).exists(), "a cgroup is left");
+    ensure!(!cgroup.exists(), "a cgroup is left");
     Ok(())
 }
 
@@ -126,7 +135,8 @@ fn the_lists_of_exceptions_can_be_read() -> Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         for handler in ["crun", "runc", "youki"] {
-            let list = Exceptions::read(&path, handler).with_context(|| path.display().to_string())?;
+            let list = Exceptions::read(&path, &Run { handler, host: Host::look() })
+                .with_context(|| path.display().to_string())?;
             let report = Report::from([("no such spec".to_owned(), Outcome::Passed)]);
             ensure!(list.judge(&report).off.is_empty(), "{}", path.display());
         }

@@ -1,5 +1,6 @@
 //! What the node can do, probed once at start.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -29,6 +30,14 @@ pub fn facts(layout: &Layout) -> NodeFacts {
         cpus: cpus(),
         kernel: kernel(),
         machine: Machine::HERE,
+    }
+}
+
+/// The facts as they are now. AppArmor profiles come and go while the daemon runs; nothing else of them does.
+pub fn current(facts: &NodeFacts) -> Cow<'_, NodeFacts> {
+    match facts.apparmor {
+        AppArmor::Disabled => Cow::Borrowed(facts),
+        AppArmor::Enabled { .. } => Cow::Owned(NodeFacts { apparmor: apparmor(), ..facts.clone() }),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::detached::blocking;
 use crate::error::Error;
 use crate::host::fs::{self, Durability, write_atomic};
 use crate::host::idmap::UserNamespace;
+use crate::host::node;
 use crate::host::oci::OciRuntime;
 use crate::host::user::{self, ResolvedUser};
 use crate::image::Image;
@@ -315,7 +316,7 @@ impl Bundle {
             image_volumes: &volumes::anonymous(&self.daemon, record),
             devices: &resolve::devices(config)?,
             seccomp_profile: seccomp_profile.as_deref(),
-            node: &self.daemon.node,
+            node: &node::current(&self.daemon.node),
             handler: &handler,
         };
         Ok(spec::generate(&inputs)?)

@@ -7,7 +7,10 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A cgroup that only this test uses; emptied and removed at the end.
-struct Own(Cgroup);
+struct Own {
+    parent: Cgroup,
+    cgroup: Cgroup,
+}
 
 impl Own {
     /// `None`, with a message, when this user or node cannot have one.
@@ -19,23 +22,28 @@ impl Own {
             return None;
         };
         let path = CgroupPath::parse(&format!("/berth-test-{name}-{}", std::process::id())).unwrap();
-        let cgroup = Cgroup::new(&Arc::new(layout), path);
-        cgroup.create().unwrap();
-        Some(Self(cgroup))
-    }
-
-    fn child(&self, name: &str) -> Cgroup {
-        let child = Cgroup::new(&self.0.layout, self.0.path().child(name).unwrap());
-        child.create().unwrap();
-        child
+        let parent = Cgroup::new(&Arc::new(layout), path);
+        parent.create().unwrap();
+        let cgroup = leaf(&parent, "own");
+        Some(Self { parent, cgroup })
     }
 }
 
 impl Drop for Own {
     fn drop(&mut self) {
-        self.0.kill_all(PATIENCE).unwrap();
-        self.0.remove(PATIENCE).unwrap();
+        self.parent.kill_all(PATIENCE).unwrap();
+        self.parent.remove(PATIENCE).unwrap();
     }
+}
+
+/// A cgroup for processes, as an OCI runtime makes it: on version 2, one that passes controllers on takes none.
+fn leaf(parent: &Cgroup, name: &str) -> Cgroup {
+    let leaf = Cgroup::new(&parent.layout, parent.path().child(name).unwrap());
+    match parent.layout() {
+        Layout::V1 { .. } => leaf.create().unwrap(),
+        Layout::V2 { .. } => leaf.dirs().iter().for_each(|dir| std::fs::create_dir(dir).unwrap()),
+    }
+    leaf
 }
 
 /// A process in a cgroup, in all hierarchies that have it.
@@ -62,50 +70,53 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
 #[test]
 fn everything_in_a_cgroup_is_killed_and_it_goes() {
     let Some(own) = Own::new("kill") else { return };
-    let nested = own.child("nested");
-    let mut children = [run_in(&own.0, "while :; do sleep 0.01 & done"), run_in(&nested, "exec sleep 1000")];
-    until("processes fork", || own.0.procs().unwrap().len() > 4);
-    assert!(matches!(own.0.remove(Duration::ZERO), Err(CgroupError::Busy { left, .. }) if !left.is_empty()));
-    own.0.kill_all(PATIENCE).unwrap();
+    let nested = leaf(&own.cgroup, "nested");
+    let mut children =
+        [run_in(&own.cgroup, "while :; do sleep 0.01 & done"), run_in(&nested, "exec sleep 1000")];
+    until("processes fork", || own.cgroup.procs().unwrap().len() > 4);
+    assert!(
+        matches!(own.cgroup.remove(Duration::ZERO), Err(CgroupError::Busy { left, .. }) if !left.is_empty())
+    );
+    own.cgroup.kill_all(PATIENCE).unwrap();
     for child in &mut children {
         assert_eq!(child.wait().unwrap().to_string(), "signal: 9 (SIGKILL)");
     }
-    assert_eq!(own.0.procs().unwrap(), []);
-    own.0.remove(PATIENCE).unwrap();
-    assert!(!own.0.exists());
-    own.0.remove(PATIENCE).unwrap();
-    own.0.kill_all(PATIENCE).unwrap();
-    assert!(matches!(own.0.stats(), Err(CgroupError::Gone(_))));
+    assert_eq!(own.cgroup.procs().unwrap(), []);
+    own.cgroup.remove(PATIENCE).unwrap();
+    assert!(!own.cgroup.exists());
+    own.cgroup.remove(PATIENCE).unwrap();
+    own.cgroup.kill_all(PATIENCE).unwrap();
+    assert!(matches!(own.cgroup.stats(), Err(CgroupError::Gone(_))));
 }
 
 #[test]
 fn a_cgroup_that_was_left_frozen_can_be_killed() {
     let Some(own) = Own::new("frozen") else { return };
-    let mut child = run_in(&own.0, "exec sleep 1000");
-    let (file, word) = match own.0.layout() {
+    let mut child = run_in(&own.cgroup, "exec sleep 1000");
+    let (file, word) = match own.cgroup.layout() {
         Layout::V1 { .. } => ("freezer.state", "FROZEN"),
         Layout::V2 { .. } => ("cgroup.freeze", "1"),
     };
-    std::fs::write(own.0.dir("freezer").unwrap().join(file), word).unwrap();
-    own.0.kill_all(PATIENCE).unwrap();
+    std::fs::write(own.cgroup.dir("freezer").unwrap().join(file), word).unwrap();
+    own.cgroup.kill_all(PATIENCE).unwrap();
     assert_eq!(child.wait().unwrap().to_string(), "signal: 9 (SIGKILL)");
 }
 
 #[test]
 fn statistics_of_a_busy_process() {
     let Some(own) = Own::new("stats") else { return };
-    let mut child = run_in(&own.0, "exec sh -c 'while :; do :; done'");
+    let mut child = run_in(&own.cgroup, "exec sh -c 'while :; do :; done'");
     until("its use is counted", || {
-        let stats = own.0.stats().unwrap();
+        let stats = own.cgroup.stats().unwrap();
         let (cpu, memory) = (stats.cpu.unwrap(), stats.memory.unwrap());
         cpu.usage_ns > 20_000_000 && cpu.user_ns > 0 && memory.usage > 0 && memory.page_faults > 0
     });
-    let stats = own.0.stats().unwrap();
+    let stats = own.cgroup.stats().unwrap();
     let memory = stats.memory.unwrap();
     assert!(memory.working_set <= memory.usage, "{stats:?}");
     assert_eq!((stats.pids, memory.available), (Some(1), None));
-    assert_eq!(own.0.procs().unwrap().len(), 1);
-    assert_eq!(oom_kills(&std::fs::read_to_string(own.0.oom_file().unwrap()).unwrap()), 0);
+    assert_eq!(own.cgroup.procs().unwrap().len(), 1);
+    assert_eq!(oom_kills(&std::fs::read_to_string(own.cgroup.oom_file().unwrap()).unwrap()), 0);
     child.kill().unwrap();
     child.wait().unwrap();
 }
@@ -113,14 +124,14 @@ fn statistics_of_a_busy_process() {
 #[test]
 fn the_kernels_oom_kills_are_counted() {
     let Some(own) = Own::new("oom") else { return };
-    let limit = match own.0.layout() {
+    let limit = match own.cgroup.layout() {
         Layout::V1 { .. } => "memory.limit_in_bytes",
         Layout::V2 { .. } => "memory.max",
     };
-    std::fs::write(own.0.dir("memory").unwrap().join(limit), "8388608").unwrap();
-    let mut child = run_in(&own.0, "exec head -c 64m /dev/zero | tail");
+    std::fs::write(own.cgroup.dir("memory").unwrap().join(limit), "8388608").unwrap();
+    let mut child = run_in(&own.cgroup, "exec head -c 64m /dev/zero | tail");
     child.wait().unwrap();
-    let count = oom_kills(&std::fs::read_to_string(own.0.oom_file().unwrap()).unwrap());
+    let count = oom_kills(&std::fs::read_to_string(own.cgroup.oom_file().unwrap()).unwrap());
     assert!(count > 0);
 }
 

@@ -1,0 +1,15 @@
+//! The first process of a test guest, and the driver that it starts. Runs in a guest only, never on a machine.
+//!
+//!   vminit          mounts, starts the driver, reaps, powers off; refuses to be anything but process 1
+//!   vminit drive    takes the job's steps
+
+use anyhow::{Result, bail};
+use e2e::guest::init;
+
+fn main() -> Result<()> {
+    match std::env::args().nth(1).as_deref() {
+        Some("drive") => init::drive(),
+        None if std::process::id() == 1 => init::first(),
+        other => bail!("not process 1, and {other:?} is no command: drive"),
+    }
+}

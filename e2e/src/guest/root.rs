@@ -1,0 +1,126 @@
+//! The guest's system: a kernel and a root image of Debian packages, made once and kept in the cache under a digest of
+//! this recipe.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::exec::Program;
+use crate::image::layer::digest;
+use crate::paths;
+
+/// What the guest's system is made from.
+const SUITE: &str = "bookworm";
+const PACKAGES: [&str; 28] = [
+    "apparmor",
+    "base-passwd",
+    "bash",
+    "busybox-static",
+    "coreutils",
+    "crun",
+    "dash",
+    "docker-registry",
+    "findutils",
+    "grep",
+    "hostname",
+    "iproute2",
+    "iptables",
+    "iputils-ping",
+    "kmod",
+    "libgcc-s1",
+    "libseccomp2",
+    "linux-image-cloud-amd64",
+    "mawk",
+    "mount",
+    "netbase",
+    "nftables",
+    "procps",
+    "runc",
+    "sed",
+    "tar",
+    "util-linux",
+    "zlib1g",
+];
+/// Room for what the tests write; the image is sparse.
+const SIZE: &str = "8G";
+/// Authorities that a client of registries wants to see, made by a package's script elsewhere.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Time for downloads on a slow line.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// A system to boot.
+#[derive(Clone, Debug)]
+pub struct Root {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// An ext4 image, never written to.
+    pub image: PathBuf,
+}
+
+/// The system from the cache, made when it is not there.
+pub fn system() -> Result<Root> {
+    let key = digest(include_str!("root.rs").as_bytes());
+    let cache = paths::cache().join("guest");
+    std::fs::create_dir_all(&cache)?;
+    let lock = File::create(cache.join("lock"))?;
+    lock.lock()?;
+    let done = cache.join(&key["sha256:".len()..][..16]);
+    if !done.exists() {
+        eprintln!("guest: making the root image (a minute, once)");
+        let scratch = tempfile::tempdir_in(&cache)?;
+        let made = scratch.path().join("made");
+        std::fs::create_dir(&made)?;
+        make(&scratch.path().join("root"), &made).context("make the guest's root image")?;
+        std::fs::rename(&made, &done)?;
+    }
+    Ok(Root { kernel: done.join("vmlinuz"), image: done.join("root.img") })
+}
+
+/// Unpacks the packages without running their scripts, does the few things that those would have done, and packs.
+fn make(root: &Path, made: &Path) -> Result<()> {
+    let bootstrap = Program::new("mmdebstrap")
+        .args(["--quiet", "--mode=root", "--variant=extract"])
+        .arg("--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr")
+        .arg(format!("--include={}", PACKAGES.join(",")))
+        .arg(SUITE)
+        .arg(root);
+    bootstrap.deadline(PATIENCE).ok()?;
+    let kernel = only_entry(&root.join("boot"), "vmlinuz-")?;
+    let version = kernel["vmlinuz-".len()..].to_owned();
+    std::fs::rename(root.join("boot").join(&kernel), made.join("vmlinuz"))?;
+    std::fs::remove_dir_all(root.join("boot"))?;
+    for name in ["passwd", "group"] {
+        let master = root.join("usr/share/base-passwd").join(format!("{name}.master"));
+        std::fs::copy(master, root.join("etc").join(name))?;
+    }
+    std::fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n")?;
+    std::fs::write(root.join("etc/resolv.conf"), "nameserver 127.0.0.1\n")?;
+    std::fs::create_dir_all(root.join("etc/ssl/certs"))?;
+    std::fs::copy(CERTIFICATES, root.join(&CERTIFICATES[1..]))?;
+    std::fs::create_dir(root.join("job"))?;
+    // Everybody is root here, so that `sudo` has only to run what it is given.
+    let links =
+        [("iptables", "xtables-nft-multi"), ("ip6tables", "xtables-nft-multi"), ("sudo", "../bin/env")];
+    for (name, target) in links {
+        std::os::unix::fs::symlink(target, root.join("usr/sbin").join(name))?;
+    }
+    Program::new("chroot").arg(root).args(["/sbin/depmod", &version]).ok()?;
+    Program::new("ldconfig").arg("-r").arg(root).ok()?;
+    pack(root, &made.join("root.img"), SIZE)
+}
+
+/// Makes an ext4 image of a directory. Nothing of it has to survive a crash: no journal.
+pub fn pack(dir: &Path, image: &Path, size: &str) -> Result<()> {
+    let make = Program::new("mkfs.ext4").args(["-q", "-F", "-m", "0", "-O", "^has_journal"]);
+    let make = make.args(["-E", "lazy_itable_init=1,nodiscard", "-d"]).arg(dir).arg(image).arg(size);
+    make.deadline(PATIENCE).ok().map(drop)
+}
+
+fn only_entry(dir: &Path, prefix: &str) -> Result<String> {
+    let names = std::fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let names = names.collect::<Result<Vec<String>>>()?;
+    let found = names.into_iter().find(|name| name.starts_with(prefix));
+    found.with_context(|| format!("no {prefix}* in {}", dir.display()))
+}
