@@ -7,7 +7,6 @@ use anyhow::{Context, Result, bail, ensure};
 use e2e::case::Case;
 use e2e::cri::{Cri, container};
 use e2e::daemon::Setup;
-use e2e::exec::Program;
 use e2e::image::set::BUSYBOX;
 use e2e::wait;
 use proto::cri::ContainerEventType::{
@@ -89,60 +88,6 @@ async fn every_stage_of_a_life_is_told_once_and_in_order() -> Result<()> {
     ensure!(last.container_id == pod_id && last.container_event_type() == ContainerDeletedEvent, "{last:?}");
     ensure!(last.pod_sandbox_status.is_some() && last.containers_statuses.is_empty(), "{last:?}");
     case.close()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_exit_is_told_within_milliseconds() -> Result<()> {
-    let test = "an_exit_is_told_within_milliseconds";
-    let Some(case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
-    if !case.is_berth() {
-        return case.close();
-    }
-    let cri = &case.cri;
-    let pod = cri.pod("prompt");
-    let pod_id = cri.run_pod(&pod).await?;
-    let mut events = listen(cri).await?;
-    let (mut lags, mut disk) = (Vec::new(), Vec::new());
-    for number in 0..20 {
-        let config = container(&format!("c{number}"), BUSYBOX, &["sleep", "0.2"]);
-        let id = cri.launch(&pod_id, &config, &pod).await?;
-        disk.push(safe_on_disk(&case)?);
-        let (told, at) = loop {
-            let event = next(&mut events).await?;
-            if event.container_id == id && event.container_event_type() == ContainerStoppedEvent {
-                break (event, now());
-            }
-        };
-        let finished = told.containers_statuses.first().context("no status")?.finished_at;
-        lags.push(at.saturating_sub(Duration::from_nanos(u64::try_from(finished)?)));
-        cri.remove(&id).await?;
-    }
-    lags.sort();
-    disk.sort();
-    let (lag, disk) = (lags[0], disk[disk.len() / 2]);
-    eprintln!("from the exit to the event: {lag:?}, a process that makes a file safe: {disk:?}");
-    // An exit is told when its record is safe. What a busy machine takes to start and reap the process that sees to
-    // it, and its disk for a file, is not the runtime's doing.
-    ensure!(lag < Duration::from_millis(5) + disk, "{lags:?}");
-    cri.end_pod(&pod_id).await?;
-    case.close()
-}
-
-/// How long this machine takes now to start and reap a process and to make a small file safe.
-fn safe_on_disk(case: &Case) -> Result<Duration> {
-    let (dir, start) = (case.node.dirs().root(), Instant::now());
-    Program::new("true").ok()?;
-    let path = dir.join("probe");
-    std::fs::write(&path, "x".repeat(1000))?;
-    std::fs::File::open(&path)?.sync_all()?;
-    std::fs::rename(&path, dir.join("probe.2"))?;
-    std::fs::File::open(&dir)?.sync_all()?;
-    std::fs::remove_file(dir.join("probe.2"))?;
-    Ok(start.elapsed())
-}
-
-fn now() -> Duration {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread")]
