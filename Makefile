@@ -62,7 +62,7 @@ test-guest: setup build ## node tests and critest in a virtual machine with cgro
 	$(target_dir)/debug/e2e-guest
 
 .PHONY: critest
-critest: setup build ## critest's groups with every runtime handler
+critest: setup build ## the CRI conformance suite with every runtime handler
 	$(e2e) --bins --test critest $(one_by_one) --nocapture
 
 .PHONY: bench
