@@ -113,7 +113,14 @@ pub fn units(node: &str) -> Result<Vec<String>> {
     let list = list.args(["cri-berth-*", "berth-*"]).run()?.stdout;
     let parent = parent(node);
     let names = list.lines().filter_map(|line| line.split_whitespace().next());
-    Ok(names.filter(|name| !parent.split('/').any(|step| step == *name)).map(str::to_owned).collect())
+    let names = names.filter(|name| !parent.split('/').any(|step| step == *name));
+    let mut found: Vec<String> = names.map(str::to_owned).collect();
+    for dir in ["/run/systemd/transient", "/run/systemd/system.control"] {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        found.extend(names.filter(|name| name.contains("berth-")).map(|name| format!("{dir}/{name}")));
+    }
+    Ok(found)
 }
 
 /// Removes the cgroups that carry the node's id in every hierarchy, deepest first.

@@ -9,8 +9,8 @@ use crate::spec::{Availability, CgroupMount, HandlerFacts, MaskedEqual, Propagat
 /// Longest answer read, bytes.
 const ANSWER_LIMIT: u64 = 1 << 20;
 
-/// Longest time for a question to an OCI runtime.
-const PROBE: Duration = Duration::from_secs(2);
+/// Longest time for a question to an OCI runtime: without an answer its pods get less, until the daemon's next start.
+const PROBE: Duration = Duration::from_secs(15);
 
 /// What an OCI runtime can do: from its `features`, or from its version where it has none.
 pub fn probe(program: &Path) -> HandlerFacts {

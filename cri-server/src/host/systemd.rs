@@ -1,22 +1,32 @@
 //! Units of systemd that no OCI runtime takes care of: slices of pods, and scopes that one has left. Asked by systemd's
 //! own program, seldom: a container's start and end need none of this.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 /// The program's exit code where a unit is not loaded.
 const NOT_LOADED: i32 = 5;
+/// Where systemd keeps properties that were set until the next boot, a directory for each unit.
+const PROPERTIES: &str = "/run/systemd/system.control";
 /// Longest time for one request; units of containers have nothing left to wait for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Starts a slice, which makes its cgroup. One that is active is fine.
 pub async fn start(unit: &str) -> Result<(), String> {
-    ask(&["start", "--", unit]).await.map(drop)
+    ask(&["start", "--", unit]).await
 }
 
-/// Stops a unit with all that is in it. One that is not there is fine.
+/// Stops a unit with all that is in it, and forgets what was set for it. One that is not there is fine.
 pub async fn stop(unit: &str) -> Result<(), String> {
-    ask(&["stop", "--", unit]).await.map(drop)
+    ask(&["stop", "--", unit]).await?;
+    let set = Path::new(PROPERTIES).join(format!("{unit}.d"));
+    match tokio::fs::remove_dir_all(&set).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("remove {}: {error}", set.display()))
+        }
+        _removed => Ok(()),
+    }
 }
 
 /// Has systemd keep these limits, each `Property=value`: it would else set its own when it reads its files anew.

@@ -164,6 +164,8 @@ impl Options {
         // Shorter than on a machine: what the guest shows does not hang on how long it goes on.
         env.insert("E2E_HOLD_SECONDS".to_owned(), "10".to_owned());
         env.insert("E2E_OOM_KILLS".to_owned(), "12".to_owned());
+        // Specs wait most of the time, there more than elsewhere.
+        env.insert("E2E_PARALLEL".to_owned(), "4".to_owned());
         if init == Init::Systemd {
             env.insert("E2E_CGROUP_DRIVER".to_owned(), "systemd".to_owned());
             env.insert("E2E_OOM_KILLS".to_owned(), "40".to_owned());
@@ -213,7 +215,7 @@ fn stage(built: &Built, scratch: &Path) -> Result<stage::Stage> {
     for name in ["cri-server", "cri-monitor", "cni-bridge"] {
         stage.add(&paths::binary(name)?)?;
     }
-    for name in ["crictl", "critest", "runc", "youki"] {
+    for name in ["crictl", "critest", "ginkgo", "runc", "youki"] {
         stage.add(&paths::peer(name)?)?;
     }
     for path in ["e2e/critest", "cri-server/tests/golden", "deploy"].map(|path| workspace.join(path)) {
