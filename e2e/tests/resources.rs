@@ -299,7 +299,7 @@ async fn out_of_memory_is_told_every_time() -> Result<()> {
         return Ok(());
     };
     let wanted = std::env::var("E2E_OOM_KILLS").ok().and_then(|text| text.parse().ok());
-    let (kills, at_once) = (wanted.unwrap_or(100), 4);
+    let (kills, at_once) = (wanted.unwrap_or(500), 4);
     let cri = &case.cri;
     let pod = cri.pod("oom");
     let pod_id = cri.run_pod(&pod).await?;

@@ -32,7 +32,10 @@ pub async fn update_container_resources(
     let changed = async {
         limits::change(daemon, &record.cgroups_path, &asked, &merged).await?;
         let (node, cgroup) = (daemon.clone(), daemon.cgroup(&record.cgroups_path)?);
-        let give_score = move || Ok(limits::set_oom_score(&node, score, &cgroup.procs()?));
+        let give_score = move || {
+            limits::set_oom_score(&node, score, &cgroup.procs()?);
+            Ok(())
+        };
         if score == 0 { Ok::<(), Error>(()) } else { blocking(give_score).await? }
     };
     changed
