@@ -53,7 +53,7 @@ struct Planned {
 }
 
 /// Steps in order: what fails early says most. Those under systemd use the cgroup driver of that name.
-const PLAN: [Planned; 25] = [
+const PLAN: [Planned; 26] = [
     own("harness", "harness", "crun"),
     Planned { args: &["host::cgroup", "spec::ring1"], ..own("cgroups", "cri_server", "crun") },
     own("monitor", "monitor_pod", "crun"),
@@ -75,6 +75,7 @@ const PLAN: [Planned; 25] = [
     conforms("critest-youki", &["--exact", "youki_conforms"], "youki"),
     systemd(own("systemd-runtime-crun", "runtime", "crun")),
     systemd(own("systemd-resources-crun", "resources", "crun")),
+    systemd(own("systemd-namespaces-crun", "namespaces", "crun")),
     systemd(own("systemd-restart-crun", "restart", "crun")),
     systemd(own("systemd-resources-runc", "resources", "runc")),
     systemd(own("systemd-resources-youki", "resources", "youki")),
