@@ -36,7 +36,7 @@ impl HostLocal {
             }
         }
         let ips = choices.into_iter().map(|choice| choice.ip).collect();
-        Ok(CniResult { interfaces: Vec::new(), ips, routes: conf.routes, dns })
+        Ok(CniResult { ips, routes: conf.routes, dns, ..CniResult::default() })
     }
 
     /// Verifies that the attachment still holds what `prevResult` says it got.

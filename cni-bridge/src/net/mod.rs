@@ -6,6 +6,7 @@ pub mod addr;
 #[allow(unsafe_code)]
 pub mod background;
 pub mod conntrack;
+pub mod device;
 mod error;
 pub mod exec;
 pub mod link;
@@ -15,5 +16,6 @@ pub mod route;
 #[allow(unsafe_code)]
 pub mod socket;
 pub mod sysctl;
+pub mod traffic;
 
 pub use error::{NetError, Refusal};
