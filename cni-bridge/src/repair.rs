@@ -94,7 +94,9 @@ fn repair_one(path: &Path, search: &[PathBuf]) -> Result<(), CniError> {
         let request =
             Request { conf, args: args.clone(), path: search.to_vec(), own_netns: OwnNetns::Allowed };
         let outcome = plugin.repair(&request, &attachment);
-        outcomes.push(outcome.map_err(|error| CniError { msg: format!("{}: {}", entry.plugin, error.msg), ..error }));
+        outcomes.push(
+            outcome.map_err(|error| CniError { msg: format!("{}: {}", entry.plugin, error.msg), ..error }),
+        );
     }
     plugin::collect(outcomes)
 }

@@ -2,9 +2,7 @@
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
-};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage};
 
 use super::error::NetError;
 use super::link::{self, Link, Mac};
@@ -27,7 +25,7 @@ pub struct Settings {
     /// Length of the transmit queue in packets.
     pub queue: u32,
     /// Index of the link below it, or of a veth's other end.
-    lower: Option<u32>,
+    pub lower: Option<u32>,
 }
 
 /// What is to be changed; `None` stays as it is.

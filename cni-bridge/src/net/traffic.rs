@@ -149,7 +149,9 @@ pub fn bucket(socket: &mut Socket, link: &Link) -> Result<Option<FoundBucket>, N
     let body = header(link.index, 0, 0, 0);
     let question = Message { what, kind: GET_QDISC, flags: NLM_F_DUMP, body, tolerated: None };
     let answers = socket.ask(&question)?;
-    let own = |answer: &&Answer| number(&answer.body, 4) == Some(link.index) && number(&answer.body, 12) == Some(ROOT);
+    let own = |answer: &&Answer| {
+        number(&answer.body, 4) == Some(link.index) && number(&answer.body, 12) == Some(ROOT)
+    };
     Ok(answers.iter().filter(own).find_map(|answer| read_bucket(answer.body.get(20..)?)))
 }
 

@@ -7,13 +7,13 @@
 use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, NetworkName, Request};
 
+use super::prev_result;
 use crate::net::NetError;
 use crate::net::nft::{
-    Chain, Conflict, Element, Expression, TableFamily, Field, HeaderField, Hook, InsertError, Map, Meta, OnDemand, Rule,
-    Table, Verdict,
+    Chain, Conflict, Element, Expression, Field, HeaderField, Hook, InsertError, Map, Meta, OnDemand, Rule,
+    Table, TableFamily, Verdict,
 };
 use crate::net::socket::Socket;
-use super::prev_result;
 use crate::owner::{Owner, is_stale};
 
 const NFPROTO_IPV4: u8 = 2;
@@ -41,10 +41,11 @@ pub fn add(socket: &mut Socket, owner: &Owner, addresses: &[IpNet]) -> Result<()
 pub fn repair(request: &Request, attachment: &Attachment) -> Result<(), CniError> {
     let owner = Owner::new(&request.conf.name, attachment)?;
     let result = prev_result(request)?;
-    let own = result.ips.iter().filter(|ip| match ip.interface.and_then(|index| result.interfaces.get(index)) {
-        Some(interface) => interface.name == attachment.ifname.as_str() && !interface.sandbox.is_empty(),
-        None => true,
-    });
+    let own =
+        result.ips.iter().filter(|ip| match ip.interface.and_then(|index| result.interfaces.get(index)) {
+            Some(interface) => interface.name == attachment.ifname.as_str() && !interface.sandbox.is_empty(),
+            None => true,
+        });
     let addresses: Vec<IpNet> = own.map(|ip| ip.address).collect();
     let mut socket = Socket::netfilter()?;
     if damage(&mut socket, &owner, &addresses)?.is_none() {

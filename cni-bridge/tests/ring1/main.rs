@@ -3,8 +3,12 @@
 //! Needs root. Without it every test is skipped, loudly; with `E2E_REQUIRE=1` that is a failure.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bandwidth;
 mod bridge;
 mod crash;
+mod firewall;
 mod loopback;
 mod node;
 mod portmap;
+mod repair;
+mod tuning;

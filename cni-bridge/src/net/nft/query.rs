@@ -2,7 +2,7 @@
 
 use netlink_packet_core::NLM_F_DUMP;
 
-use super::batch::{Element, TableFamily, Kind, TableId, Target, element_key, message};
+use super::batch::{Element, Kind, TableFamily, TableId, Target, element_key, message};
 use super::wire::{Attributes, attribute, attributes, read_comment, text};
 use crate::net::error::NetError;
 use crate::net::socket::Socket;
@@ -130,7 +130,8 @@ impl FoundRule {
 
     /// A comment that `iptables` keeps as a match of its own.
     fn match_comment(&self) -> Option<String> {
-        let own = self.data_of("match").find(|data| attribute(data, 1).map(text).as_deref() == Some("comment"));
+        let own =
+            self.data_of("match").find(|data| attribute(data, 1).map(text).as_deref() == Some("comment"));
         let bytes = attribute(own?, 3)?;
         Some(text(bytes.split(|byte| *byte == 0).next()?))
     }
@@ -162,9 +163,8 @@ fn list_rules(
     };
     let found = answers.iter().filter_map(|answer| read_rule(answer.body.get(4..)?));
     // Kernels without filtering list every table.
-    let wanted = |(of, rule): &(String, FoundRule)| {
-        of == table.name && chain.is_none_or(|chain| rule.chain == chain)
-    };
+    let wanted =
+        |(of, rule): &(String, FoundRule)| of == table.name && chain.is_none_or(|chain| rule.chain == chain);
     Ok(found.filter(wanted).map(|(_, rule)| rule).collect())
 }
 

@@ -7,7 +7,7 @@
 use netlink_packet_core::NLM_F_EXCL;
 use rustix::io::Errno;
 
-use super::batch::{Batch, Chain, Element, TableFamily, Map, Rule, TableId, Target};
+use super::batch::{Batch, Chain, Element, Map, Rule, TableFamily, TableId, Target};
 use super::query::{chain_exists, element, elements, generation, rules};
 use crate::net::error::NetError;
 use crate::net::socket::Socket;

@@ -55,7 +55,8 @@ fn add_to(
     admin_chain: &str,
 ) -> Result<(), NetError> {
     let seen = nft::generation(socket)?;
-    let hooked = nft::rules_of(socket, table, HOOK)?.iter().any(|rule| rule.jumps_to().as_deref() == Some(OURS));
+    let hooked =
+        nft::rules_of(socket, table, HOOK)?.iter().any(|rule| rule.jumps_to().as_deref() == Some(OURS));
     let own = nft::rules_of(socket, table, OURS)?;
     let administered = own.iter().any(|rule| rule.jumps_to().as_deref() == Some(admin_chain));
     let mut batch = Batch::new(table);
@@ -72,7 +73,9 @@ fn add_to(
     if !administered {
         batch.insert_rule(OURS, &jump("CNI firewall plugin admin overrides", admin_chain));
     }
-    own.iter().filter(|rule| rule.comment == owner.tag()).for_each(|rule| batch.delete_rule(OURS, rule.handle));
+    own.iter()
+        .filter(|rule| rule.comment == owner.tag())
+        .for_each(|rule| batch.delete_rule(OURS, rule.handle));
     for address in addresses {
         accepting(owner, *address).iter().for_each(|rule| batch.add_rule(OURS, rule));
     }

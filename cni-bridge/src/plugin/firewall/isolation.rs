@@ -197,8 +197,7 @@ fn bridged() -> Table {
     let of_type = |number: u16| {
         vec![Expression::Meta(Meta::EtherType, 0), Expression::Equal(0, number.to_be_bytes().to_vec())]
     };
-    let refused =
-        Rule { comment: "isolated".to_owned(), steps: vec![Expression::Verdict(Verdict::Drop)] };
+    let refused = Rule { comment: "isolated".to_owned(), steps: vec![Expression::Verdict(Verdict::Drop)] };
     Table {
         family: TableFamily::Bridge,
         name: "berth_firewall",

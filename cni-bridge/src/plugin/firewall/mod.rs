@@ -100,7 +100,8 @@ fn protect(request: &Request, attachment: &Attachment) -> Result<CniResult, CniE
     let protection = protection(&conf, &result, &addresses)?;
     let mut socket = Socket::netfilter()?;
     let isolated = protection.map_or(Ok(()), |protection| isolation::add(&mut socket, &owner, &protection));
-    let outcome = isolated.and_then(|()| Ok(accept::add(&mut socket, &owner, &addresses, &conf.admin_chain)?));
+    let outcome =
+        isolated.and_then(|()| Ok(accept::add(&mut socket, &owner, &addresses, &conf.admin_chain)?));
     if outcome.is_err() {
         let _ = accept::remove(&mut socket, &|rule| rule.comment == owner.tag());
         let _ = isolation::remove(&mut socket, &|tag| tag == owner.tag());

@@ -175,8 +175,7 @@ impl Mapping {
     /// Whether the two want the same port of the same host address.
     fn clashes(&self, other: &Mapping) -> bool {
         let to_be_found = self.host_port == 0 && self != other;
-        let same_port =
-            self.host_port == other.host_port && self.protocol == other.protocol && !to_be_found;
+        let same_port = self.host_port == other.host_port && self.protocol == other.protocol && !to_be_found;
         let share = |family| self.host.covers(family) && other.host.covers(family);
         let same_address = match (self.host, other.host) {
             (HostAddress::One(a), HostAddress::One(b)) => a == b,
@@ -307,9 +306,7 @@ mod tests {
         fail(json!([{"containerPort": 1}]), "[0].hostPort: missing");
         fail(json!([{"hostPort": -1, "containerPort": 1}]), "[0].hostPort: -1 is not in 0 to 65535");
         fail(json!([{"hostPort": 1, "containerPort": 0}]), "[0].containerPort: 0 is not in 1 to 65535");
-        let range = |host: u16, container: u16, range: i64| {
-            json!([{"hostPort": host, "containerPort": container, "range": range}])
-        };
+        let range = |host: u16, container: u16, range: i64| json!([{"hostPort": host, "containerPort": container, "range": range}]);
         check(range(80, 8080, 2), Ok(&["tcp host port 80 to 8080", "tcp host port 81 to 8081"]));
         check(range(65535, 1, 1), Ok(&["tcp host port 65535 to 1"]));
         fail(range(65535, 1, 2), "[0].range: 2 ports do not fit from 65535 to 1");
@@ -318,8 +315,10 @@ mod tests {
         fail(range(1, 1, 0), "[0].range: 0 is not in 1 to 65535");
         fail(range(1, 1, 16385), "[0]: more than 16384 ports of one container");
         let free = json!({"hostPort": 0, "containerPort": 1});
-        check(json!([free, free, {"hostPort": 0, "containerPort": 2}]),
-            Ok(&["tcp host port 0 to 1", "tcp host port 0 to 2"]));
+        check(
+            json!([free, free, {"hostPort": 0, "containerPort": 2}]),
+            Ok(&["tcp host port 0 to 1", "tcp host port 0 to 2"]),
+        );
         fail(
             json!([{"hostPort": 1, "containerPort": 65536}]),
             "[0].containerPort: 65536 is not in 1 to 65535",

@@ -67,7 +67,8 @@ pub fn choose(socket: &mut Socket, owner: &Owner, mappings: &mut [Mapping]) -> R
         let free = (0..COUNT)
             .map(|step| FIRST + ((u32::from(start) + u32::from(step)) % u32::from(COUNT)) as u16)
             .find(|port| !taken.contains(&(mapping.protocol as u8, *port)));
-        let none = || CniError::new(ErrorCode::TRY_AGAIN_LATER, format!("no free {}", mapping.protocol.as_str()));
+        let none =
+            || CniError::new(ErrorCode::TRY_AGAIN_LATER, format!("no free {}", mapping.protocol.as_str()));
         mapping.host_port = free.ok_or_else(none)?;
         taken.insert((mapping.protocol as u8, mapping.host_port));
     }
@@ -130,12 +131,9 @@ fn held(socket: &mut Socket) -> Result<Vec<Held>, NetError> {
 /// Ports that sockets of this host are bound to.
 fn listening() -> Vec<(u8, u16)> {
     let mut found = Vec::new();
-    for (file, protocol) in [
-        ("tcp", Protocol::Tcp),
-        ("tcp6", Protocol::Tcp),
-        ("udp", Protocol::Udp),
-        ("udp6", Protocol::Udp),
-    ] {
+    for (file, protocol) in
+        [("tcp", Protocol::Tcp), ("tcp6", Protocol::Tcp), ("udp", Protocol::Udp), ("udp6", Protocol::Udp)]
+    {
         // A kernel without IPv6 has no such file.
         let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
         found.extend(text.lines().filter_map(bound_port).map(|port| (protocol as u8, port)));
@@ -151,7 +149,8 @@ fn bound_port(line: &str) -> Option<u16> {
 
 fn beginning(owner: &Owner, mapping: &Mapping) -> u16 {
     let text = format!("{owner} {mapping} {}", mapping.container_port);
-    let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash =
+        text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     ((hash ^ hash >> 16) % u32::from(COUNT)) as u16
 }
 

@@ -106,12 +106,8 @@ impl Plugin for PortMap {
 }
 
 /// How elements get into a table: [`Table::insert`] or [`Table::mend`].
-type Place = fn(
-    &Table,
-    &mut Socket,
-    &[(&'static str, Element, Conflict)],
-    &[OnDemand],
-) -> Result<(), InsertError>;
+type Place =
+    fn(&Table, &mut Socket, &[(&'static str, Element, Conflict)], &[OnDemand]) -> Result<(), InsertError>;
 
 fn publish(
     socket: &mut Socket,

@@ -105,7 +105,9 @@ fn compile(line: &str) -> Result<Vec<Pattern>, &'static str> {
                 Some(escaped) if !escaped.is_ascii_alphanumeric() => Atom::One(escaped),
                 _ => return Err("'\\' is understood before punctuation only"),
             },
-            '(' | ')' | '{' | '}' | '^' | '$' => return Err("groups, counts and inner anchors are not understood"),
+            '(' | ')' | '{' | '}' | '^' | '$' => {
+                return Err("groups, counts and inner anchors are not understood");
+            }
             literal => Atom::One(literal),
         };
         pattern.steps.push(Step { atom, may_skip: false, may_repeat: false });

@@ -191,11 +191,7 @@ mod tests {
             decode,
             "sysctl.net.core.somaxconn: expected a string, found a number",
         );
-        check(
-            json!({"sysctl": {"kernel.shmmax": "5"}}),
-            invalid,
-            "sysctl.kernel.shmmax: is not below net",
-        );
+        check(json!({"sysctl": {"kernel.shmmax": "5"}}), invalid, "sysctl.kernel.shmmax: is not below net");
         check(json!({"sysctl": []}), decode, "sysctl: expected an object, found a list");
         check(json!({"mtu": 67}), invalid, "mtu: 67 is not in 68 to 65535");
         check(json!({"mtu": 65536}), invalid, "mtu: 65536 is not in 0 to 65535");

@@ -58,17 +58,17 @@ impl Plugin for Tuning {
         prev_result(request)?;
         let netns = open_netns(request, netns)?;
         netns.run(|| {
+            if !conf.change.is_empty() {
+                let (_, settings) = interface(attachment)?;
+                compare(&conf.change, &settings, attachment)?;
+            }
             for (parameter, wanted) in &conf.sysctls {
                 let found = sysctl::get(&parameter.path(attachment.ifname.as_str()))?;
                 if !found.split_whitespace().eq(wanted.split_whitespace()) {
                     return Err(damaged(format!("{} is {found:?}, not {wanted:?}", parameter.written)));
                 }
             }
-            if conf.change.is_empty() {
-                return Ok(());
-            }
-            let (_, settings) = interface(attachment)?;
-            compare(&conf.change, &settings, attachment)
+            Ok(())
         })?
     }
 
@@ -180,9 +180,10 @@ fn compare(wanted: &Change, found: &Settings, attachment: &Attachment) -> Result
 
 /// Puts what changed into the result, so that later CHECKs expect it.
 fn tell(result: &mut CniResult, attachment: &Attachment, change: &Change) {
-    let inside = result.interfaces.iter_mut().filter(|interface| {
-        !interface.sandbox.is_empty() && interface.name == attachment.ifname.as_str()
-    });
+    let inside = result
+        .interfaces
+        .iter_mut()
+        .filter(|interface| !interface.sandbox.is_empty() && interface.name == attachment.ifname.as_str());
     for interface in inside {
         if let Some(mac) = change.mac {
             interface.mac = mac.to_string();
