@@ -40,6 +40,9 @@ fn the_name_chooses_the_plugin() {
     check("host-local", &[], "host-local");
     check("cni-bridge", &["portmap"], "portmap");
     check("./cni-bridge", &["loopback"], "loopback");
+    check("firewall", &[], "firewall");
+    check("bandwidth", &[], "bandwidth");
+    check("tuning", &[], "tuning");
     let unknown = run("cni-bridge", &["macvlan"], &[], "");
     assert_eq!(unknown.status.code(), Some(2));
     assert_eq!(run("cni-bridge", &[], &[], "").status.code(), Some(2));
@@ -71,8 +74,28 @@ fn bad_input_is_an_error_object_on_standard_output() {
     check("bridge", &ADD, &conf("1.0.0", ""), 8, "CNI_NETNS: network namespace /absent does not exist");
     check("loopback", &ADD, &conf("1.0.0", ""), 8, "CNI_NETNS: network namespace /absent does not exist");
     check("host-local", &ADD, &conf("1.0.0", ""), 7, "ipam: missing");
-    let chained = "prevResult: missing; portmap must be chained after another plugin";
-    check("portmap", &ADD, &conf("1.0.0", ""), 7, chained);
+    let chained = "prevResult: missing; x must be chained after another plugin";
+    for plugin in ["bandwidth", "firewall", "portmap", "tuning"] {
+        check(plugin, &ADD, &conf("1.0.0", ""), 7, chained);
+    }
+    check(
+        "tuning",
+        &ADD,
+        &conf("1.0.0", r#","sysctl":{"kernel.x":"1"}"#),
+        7,
+        "sysctl.kernel.x: is not below net",
+    );
+    check(
+        "firewall",
+        &ADD,
+        &conf("1.0.0", r#","backend":"firewalld""#),
+        2,
+        "backend: \"firewalld\" is not supported",
+    );
+    let shaped = r#","shapedSubnets":["10.0.0.0/8"]"#;
+    check("bandwidth", &ADD, &conf("1.0.0", shaped), 2, "shapedSubnets: [\"10.0.0.0/8\"] is not supported");
+    let condition = r#","conditionsV6":["-x"]"#;
+    check("portmap", &ADD, &conf("1.0.0", condition), 2, "conditionsV6: [\"-x\"] is not supported");
     let old = "config version 1.0.0 does not allow STATUS; it needs 1.1.0 or newer";
     check("portmap", &[("CNI_COMMAND", "STATUS")], &conf("1.0.0", ""), 1, old);
     let mut evil = ADD;

@@ -6,6 +6,7 @@ pub mod firewall;
 pub mod loopback;
 mod masquerade;
 pub mod portmap;
+mod reference;
 pub mod tuning;
 
 use std::path::Path;

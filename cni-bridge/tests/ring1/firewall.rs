@@ -179,6 +179,32 @@ fn check_finds_each_damage() {
 }
 
 #[test]
+fn a_killed_add_is_undone_by_del() {
+    if !privileged() || !has_program("iptables") {
+        return;
+    }
+    let node = Node::new(|json| configure(json, "one", 1, "isolated"));
+    node.host.output("iptables", &["-P", "FORWARD", "DROP"]);
+    let (pod, target) = (NetNs::new(), attachment("a"));
+    for round in 0..20u64 {
+        let at = (&target, Some(pod.path.as_path()));
+        let first = node.call(0, Verb::Add, at, Additions::default()).unwrap().unwrap();
+        let more = Additions { prev_result: Some(&first.json), ..Additions::default() };
+        let mut child = node.start(1, Verb::Add, at, more);
+        // Not a wait for something to become true: the instant of death is what is being varied.
+        std::thread::sleep(std::time::Duration::from_micros(round * 200));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut child = node.start(1, Verb::Del, at, Additions::default());
+        std::thread::sleep(std::time::Duration::from_micros(round * 150));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        node.del("a", Some(&pod.path)).unwrap();
+        assert_eq!(node.leftovers(), [""; 0], "round {round}");
+    }
+}
+
+#[test]
 fn a_policy_needs_a_bridge() {
     if !privileged() {
         return;

@@ -8,6 +8,7 @@ mod bridge;
 mod crash;
 mod firewall;
 mod loopback;
+mod mixed;
 mod node;
 mod portmap;
 mod repair;

@@ -77,6 +77,8 @@ pub struct Node {
     pub host: NetNs,
     pub dir: tempfile::TempDir,
     pub list: NetConfList,
+    /// Directory of the plugins to call, where these are not the program under test.
+    pub others: Option<PathBuf>,
 }
 
 /// What ADD of a list gave.
@@ -127,7 +129,7 @@ impl Node {
             let lo = link::get(&mut socket, "lo").unwrap().unwrap();
             socket.apply(&[link::set_up(&lo)]).unwrap();
         });
-        Self { host, dir, list }
+        Self { host, dir, list, others: None }
     }
 
     /// Starts one plugin of the list.
@@ -144,10 +146,11 @@ impl Node {
             attachment: Some(target.0),
             netns: target.1,
             args: "IgnoreUnknown=1",
-            path: &[],
+            path: self.others.as_slice(),
         };
         let (name, variables) = (self.list.plugins[index].plugin.clone(), environment.variables());
-        let mut child = self.host.run(move || spawn(&name, variables));
+        let other = self.others.as_ref().map(|dir| dir.join(&name));
+        let mut child = self.host.run(move || spawn(&name, other, variables));
         // A plugin that fails early does not read.
         let _ = child.stdin.take().unwrap().write_all(&input);
         child
@@ -196,6 +199,16 @@ impl Node {
         let target = attachment(container);
         for index in (0..self.list.plugins.len()).rev() {
             self.call(index, Verb::Del, (&target, netns), Additions::default())?;
+        }
+        Ok(())
+    }
+
+    /// DEL of the whole list, in reverse, with the result of ADD.
+    pub fn del_with(&self, container: &str, netns: Option<&Path>, added: &Added) -> Result<(), CniError> {
+        let target = attachment(container);
+        for index in (0..self.list.plugins.len()).rev() {
+            let more = Additions { prev_result: Some(&added.json), ..Additions::default() };
+            self.call(index, Verb::Del, (&target, netns), more)?;
         }
         Ok(())
     }
@@ -282,10 +295,12 @@ impl Node {
 }
 
 #[allow(clippy::disallowed_methods, reason = "the test runs the program under test")]
-fn spawn(name: &str, variables: Vec<(&'static str, String)>) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_cni-bridge"))
+fn spawn(name: &str, other: Option<PathBuf>, variables: Vec<(&'static str, String)>) -> Child {
+    Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_cni-bridge").into()))
         .arg0(format!("/opt/cni/bin/{name}"))
         .env_clear()
+        // What the reference plugins run.
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .envs(variables)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proto::cni::ErrorCode;
 use serde_json::{Value, json};
 
-use super::node::{NetNs, Node, connect, privileged, serve, wire};
+use super::node::{Added, NetNs, Node, connect, privileged, serve, wire};
 
 fn ports(host: u16) -> Value {
     json!([{"hostPort": host, "containerPort": 80, "protocol": "tcp"}])
@@ -236,6 +236,111 @@ fn check_finds_damage() {
     check(&["nft", "flush", "chain", "inet", "berth_portmap", "output"]);
     check(&["nft", "delete", "table", "inet", "berth_portmap"]);
     check(&["nft", "delete", "table", "inet", "berth_localnet"]);
+}
+
+#[test]
+fn ranges_lead_port_to_port() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::new(|json| json["plugins"][1]["backend"] = "iptables".into());
+    let (pod, other) = (NetNs::new(), NetNs::new());
+    let range = json!([{"hostPort": 20000, "containerPort": 10000, "range": 1000}]);
+    let added = node.add("a", &pod, range.clone()).unwrap();
+    for port in [10000, 10500, 10999] {
+        serve(&pod, &format!("0.0.0.0:{port}"));
+        assert!(connect(&node.host, &format!("127.0.0.1:{}", port + 10000)).is_ok(), "{port}");
+    }
+    assert!(connect(&node.host, "127.0.0.1:21000").is_err());
+    node.check("a", &pod, range, &added).unwrap();
+    let error = node.add("b", &other, json!([{"hostPort": 20999, "containerPort": 1}])).err().unwrap();
+    let holder = "plugin portmap: tcp host port 20999 is already published for berth/a/eth0";
+    assert_eq!(error.msg, holder);
+    node.del("b", None).unwrap();
+    node.del("a", None).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
+}
+
+#[test]
+fn a_free_port_is_found_and_told() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::new(|_| {});
+    let asked = json!([{"hostPort": 0, "containerPort": 80}, {"hostPort": 0, "containerPort": 53, "protocol": "udp"}]);
+    let (a, b) = (NetNs::new(), NetNs::new());
+    let told = |pod: &NetNs, name: &str| {
+        let added = node.add(name, pod, asked.clone()).unwrap();
+        node.check(name, pod, asked.clone(), &added).unwrap();
+        // A runtime that drops what it does not know.
+        let mut plain = added.json.clone();
+        plain.as_object_mut().unwrap().remove("berth.dev/portMappings");
+        let plain = Added { json: plain, result: added.result.clone() };
+        node.check(name, pod, asked.clone(), &plain).unwrap();
+        let ports: Vec<u16> = added.result.port_mappings.iter().map(|port| port.host_port).collect();
+        assert_eq!(added.result.port_mappings[1].protocol, "udp");
+        ports
+    };
+    let first = told(&a, "a");
+    serve(&a, "0.0.0.0:80");
+    assert!(connect(&node.host, &format!("127.0.0.1:{}", first[0])).is_ok());
+    assert_ne!(told(&b, "b")[0], first[0]);
+    node.del("a", Some(&a.path)).unwrap();
+    assert_eq!(told(&a, "a"), first, "the same again");
+    // Not a port that somebody listens on, or has.
+    node.del("a", Some(&a.path)).unwrap();
+    serve(&node.host, &format!("0.0.0.0:{}", first[0]));
+    assert_ne!(told(&a, "a")[0], first[0]);
+    node.del("a", None).unwrap();
+    node.del("b", None).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
+}
+
+/// A TCP-like socket of SCTP inside a namespace; `None` where the kernel lacks the protocol.
+fn sctp(netns: &NetNs) -> Option<rustix::fd::OwnedFd> {
+    use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+    netns.run(|| match socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::SCTP)) {
+        Ok(socket) => Some(socket),
+        Err(rustix::io::Errno::PROTONOSUPPORT) => None,
+        Err(errno) => panic!("making a socket of SCTP: {errno}"),
+    })
+}
+
+#[test]
+fn sctp_ports() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::new(|_| {});
+    let (pod, world) = (NetNs::new(), NetNs::new());
+    wire(&node.host, &world, ("192.0.2.1/24", "192.0.2.2/24"));
+    let ports = json!([{"hostPort": 3868, "containerPort": 3868, "protocol": "sctp"}]);
+    let added = node.add("a", &pod, ports.clone()).unwrap();
+    node.check("a", &pod, ports, &added).unwrap();
+    let shown = node.host.output("nft", &["list", "map", "inet", "berth_portmap", "ports4"]);
+    assert!(shown.contains("sctp . 3868"), "{shown}");
+    match (sctp(&pod), sctp(&world)) {
+        (Some(server), Some(client)) => {
+            use rustix::net::{RecvFlags, SendFlags};
+            use rustix::net::{accept, bind, connect, listen, recv, send};
+            let any: std::net::SocketAddr = "0.0.0.0:3868".parse().unwrap();
+            bind(&server, &any).unwrap();
+            listen(&server, 1).unwrap();
+            let serving = std::thread::spawn(move || {
+                let peer = accept(&server).unwrap();
+                send(&peer, b"hello", SendFlags::empty()).unwrap();
+            });
+            let published: std::net::SocketAddr = "192.0.2.1:3868".parse().unwrap();
+            connect(&client, &published).unwrap();
+            let mut bytes = [0; 16];
+            let (_, length) = recv(&client, &mut bytes[..], RecvFlags::empty()).unwrap();
+            assert_eq!(&bytes[..length], b"hello");
+            serving.join().unwrap();
+        }
+        _ => eprintln!("SKIPPED: traffic of SCTP, which this kernel lacks"),
+    }
+    node.del("a", None).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
 }
 
 #[test]

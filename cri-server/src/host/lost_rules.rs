@@ -55,11 +55,9 @@ impl LostRules {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::NETFILTER))?;
         bind(&socket, &SocketAddrNetlink::new(0, GROUP))?;
-        Ok(Self {
-            socket: AsyncFd::register(socket)?,
-            buffer: vec![0; BUFFER],
-            transaction: Transaction::default(),
-        })
+        // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives, and lives in the `AsyncFd`.
+        let socket = unsafe { AsyncFd::register(socket) }?;
+        Ok(Self { socket, buffer: vec![0; BUFFER], transaction: Transaction::default() })
     }
 
     /// Returns when rules may be lost. May be dropped and called again.

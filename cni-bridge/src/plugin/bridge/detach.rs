@@ -11,7 +11,7 @@ use crate::net::netns::{NetNs, NetNsError};
 use crate::net::socket::Socket;
 use crate::net::{NetError, background};
 use crate::owner::{Owner, is_stale};
-use crate::plugin::{collect, masquerade};
+use crate::plugin::{collect, masquerade, reference};
 
 /// Undoes ADD.
 ///
@@ -26,7 +26,9 @@ pub fn del(request: &Request, attachment: &Attachment, netns: Option<&Path>) -> 
     };
     let mut netfilter = Socket::netfilter();
     let rules = match &mut netfilter {
-        Ok(socket) => masquerade::remove(socket, &owner).map_err(CniError::from),
+        Ok(socket) => masquerade::remove(socket, &owner)
+            .and_then(|()| reference::remove_masquerade(socket, &request.conf.name, attachment))
+            .map_err(CniError::from),
         Err(_) => {
             netfilter.as_ref().map(|_| ()).map_err(|error| CniError::from_error(ErrorCode::PLUGIN, error))
         }

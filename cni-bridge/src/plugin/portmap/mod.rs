@@ -14,7 +14,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
-use super::{damaged, prev_result};
+use super::{collect, damaged, prev_result, reference};
 use crate::net::nft::{self, Conflict, Element, InsertError, OnDemand, Table};
 use crate::net::socket::Socket;
 use crate::net::{background, link, route, sysctl};
@@ -51,10 +51,11 @@ impl Plugin for PortMap {
         let mut socket = Socket::netfilter()?;
         let removed = rules::table().remove(&mut socket, &|tag| tag == owner.tag())?;
         let flows = flows::after_removal(&mut socket, &removed);
+        let theirs = reference::remove_ports(&mut socket, &request.conf.name, attachment);
         if !removed.is_empty() {
             background::leave(move || socket);
         }
-        Ok(flows?)
+        collect([flows.map_err(CniError::from), theirs.map_err(CniError::from)])
     }
 
     fn check(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<(), CniError> {
