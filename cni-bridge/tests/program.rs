@@ -95,7 +95,7 @@ fn bad_input_is_an_error_object_on_standard_output() {
     let shaped = r#","shapedSubnets":["10.0.0.0/8"]"#;
     check("bandwidth", &ADD, &conf("1.0.0", shaped), 2, "shapedSubnets: [\"10.0.0.0/8\"] is not supported");
     let condition = r#","conditionsV6":["-x"]"#;
-    check("portmap", &ADD, &conf("1.0.0", condition), 2, "conditionsV6: [\"-x\"] is not supported");
+    check("portmap", &ADD, &conf("1.0.0", condition), 2, "conditionsV6[0]: \"-x\" is not supported");
     let old = "config version 1.0.0 does not allow STATUS; it needs 1.1.0 or newer";
     check("portmap", &[("CNI_COMMAND", "STATUS")], &conf("1.0.0", ""), 1, old);
     let mut evil = ADD;

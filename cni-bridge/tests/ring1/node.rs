@@ -267,6 +267,9 @@ impl Node {
                 ("berth_portmap", "addrs6"),
                 ("berth_portmap", "pods4"),
                 ("berth_portmap", "pods6"),
+                ("berth_portmap_if", "ports4"),
+                ("berth_portmap_if", "addrs4"),
+                ("berth_portmap_if", "when4"),
                 ("berth_firewall", "pods4"),
                 ("berth_firewall", "pods6"),
             ] {

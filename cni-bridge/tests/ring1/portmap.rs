@@ -245,19 +245,74 @@ fn ranges_lead_port_to_port() {
     }
     let node = Node::new(|json| json["plugins"][1]["backend"] = "iptables".into());
     let (pod, other) = (NetNs::new(), NetNs::new());
-    let range = json!([{"hostPort": 20000, "containerPort": 10000, "range": 1000}]);
+    let range = json!([{"hostPort": 20000, "containerPort": 10000, "range": 5000}]);
     let added = node.add("a", &pod, range.clone()).unwrap();
-    for port in [10000, 10500, 10999] {
+    for port in [10000, 12500, 14999] {
         serve(&pod, &format!("0.0.0.0:{port}"));
         assert!(connect(&node.host, &format!("127.0.0.1:{}", port + 10000)).is_ok(), "{port}");
     }
-    assert!(connect(&node.host, "127.0.0.1:21000").is_err());
+    assert!(connect(&node.host, "127.0.0.1:25000").is_err());
     node.check("a", &pod, range, &added).unwrap();
-    let error = node.add("b", &other, json!([{"hostPort": 20999, "containerPort": 1}])).err().unwrap();
-    let holder = "plugin portmap: tcp host port 20999 is already published for berth/a/eth0";
+    let error = node.add("b", &other, json!([{"hostPort": 24999, "containerPort": 1}])).err().unwrap();
+    let holder = "plugin portmap: tcp host port 24999 is already published for berth/a/eth0";
     assert_eq!(error.msg, holder);
     node.del("b", None).unwrap();
     node.del("a", None).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
+}
+
+#[test]
+fn conditions_choose_packets() {
+    if !privileged() {
+        return;
+    }
+    let mut node = Node::new(|json| {
+        json["plugins"][1]["conditionsV4"] = json!(["!", "-s", "192.0.2.2", "-d", "192.0.2.0/24"]);
+    });
+    let (pod, other, world) = (NetNs::new(), NetNs::new(), NetNs::new());
+    wire(&node.host, &world, ("192.0.2.1/24", "192.0.2.2/24"));
+    world.output("ip", &["addr", "add", "192.0.2.3/24", "dev", "wire1"]);
+    let published = json!([{"hostPort": 1000, "containerPort": 80},
+        {"hostPort": 1001, "containerPort": 80, "hostIP": "192.0.2.1"}]);
+    let added = node.add("a", &pod, published.clone()).unwrap();
+    serve(&pod, "0.0.0.0:80");
+    let reach = |port: u16| {
+        let from = |source: &'static str| {
+            let _ = world.output("ip", &["route", "replace", "192.0.2.1", "dev", "wire1", "src", source]);
+            connect(&world, &format!("192.0.2.1:{port}")).is_ok()
+        };
+        (from("192.0.2.2"), from("192.0.2.3"))
+    };
+    assert_eq!((reach(1000), reach(1001)), ((false, true), (false, true)));
+    assert!(connect(&node.host, "127.0.0.1:1000").is_err(), "127.0.0.1 is none of the destinations");
+    assert!(connect(&node.host, "192.0.2.1:1000").is_ok());
+    node.check("a", &pod, published.clone(), &added).unwrap();
+    // A port is held, under conditions or without.
+    let plain = {
+        let mut json: Value = serde_json::from_slice(&node.list.to_bytes()).unwrap();
+        json["plugins"][1].as_object_mut().unwrap().remove("conditionsV4");
+        proto::cni::NetConfList::parse(json.to_string().as_bytes()).unwrap()
+    };
+    let conditional = std::mem::replace(&mut node.list, plain);
+    let taken = |node: &Node, name: &str, pod: &NetNs, port: u16, holder: &str| {
+        let error = node.add(name, pod, ports(port)).err().unwrap();
+        let expect =
+            format!("plugin portmap: tcp host port {port} is already published for berth/{holder}/eth0");
+        assert_eq!(error.msg, expect);
+        node.del(name, Some(&pod.path)).unwrap();
+    };
+    taken(&node, "b", &other, 1000, "a");
+    taken(&node, "b", &other, 1001, "a");
+    node.add("b", &other, ports(1002)).unwrap();
+    node.list = conditional;
+    let third = NetNs::new();
+    taken(&node, "c", &third, 1002, "b");
+    taken(&node, "c", &third, 1001, "a");
+    node.host.output("nft", &["flush", "map", "inet", "berth_portmap_if", "when4"]);
+    let error = node.check("a", &pod, published, &added).unwrap_err();
+    assert!(error.msg.contains("published ports: an element of map when4 is missing"), "{error}");
+    node.del("a", None).unwrap();
+    node.del("b", None).unwrap();
     assert_eq!(node.leftovers(), [""; 0]);
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::conditions::Conditions;
 use ipnet::IpNet;
 use proto::cni::object::Object;
 use proto::cni::{CniError, CniResult, Request};
@@ -17,6 +18,8 @@ pub struct PortMapConf {
     pub mappings: Vec<Mapping>,
     /// Which sources are rewritten on the way to the pod.
     pub snat: Snat,
+    /// Which packets lead to the pod.
+    pub conditions: Conditions,
 }
 
 /// Which connections to a published port get the host's address as source.
@@ -69,11 +72,10 @@ impl PortMapConf {
     /// Reads and validates.
     ///
     /// # Errors
-    /// [`proto::cni::ErrorCode::UNSUPPORTED_FIELD`] for conditions in the language of a backend,
+    /// [`proto::cni::ErrorCode::UNSUPPORTED_FIELD`] for conditions that are not understood,
     /// [`proto::cni::ErrorCode::INVALID_NETWORK_CONFIG`], [`proto::cni::ErrorCode::DECODING_FAILURE`].
     pub fn parse(request: &Request) -> Result<Self, CniError> {
         let top = request.conf.top();
-        top.refuse(&["conditionsV4", "conditionsV6"])?;
         refuse_backend(&top)?;
         let snat = match (top.get("snat").is_none() || top.flag("snat")?, top.flag("masqAll")?) {
             (_, true) => Snat::All,
@@ -102,7 +104,7 @@ impl PortMapConf {
                 return Err(CniError::config(&path, format!("more than {MAX_PORTS} ports of one container")));
             }
         }
-        Ok(Self { mappings, snat })
+        Ok(Self { mappings, snat, conditions: Conditions::parse(request)? })
     }
 
     /// Positions of the mappings that a free port is to be found for.
@@ -344,8 +346,6 @@ mod tests {
         check(json!({"markMasqBit": 32}), invalid, "markMasqBit: 32 is not in 0 to 31");
         let both = json!({"markMasqBit": 3, "externalSetMarkChain": "KUBE-MARK-MASQ"});
         check(both, invalid, "externalSetMarkChain: cannot be combined with markMasqBit");
-        let unsupported = ErrorCode::UNSUPPORTED_FIELD;
-        check(json!({"conditionsV4": ["-d"]}), unsupported, "conditionsV4: [\"-d\"] is not supported");
         let kube = json!({"backend": "iptables", "externalSetMarkChain": "KUBE-MARK-MASQ"});
         assert_eq!(parse(kube).unwrap().snat, Snat::Needed);
         assert_eq!(parse(json!({"backend": "nftables"})).unwrap().snat, Snat::Needed);

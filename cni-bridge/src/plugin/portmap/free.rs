@@ -9,7 +9,7 @@ use proto::cni::result::PublishedPort;
 use proto::cni::{CniError, CniResult, ErrorCode};
 
 use super::conf::{HostAddress, Mapping, Protocol};
-use super::rules;
+use super::{conditions, rules};
 use crate::net::NetError;
 use crate::net::nft::{self, Target};
 use crate::net::socket::Socket;
@@ -110,8 +110,11 @@ struct Held {
 
 fn held(socket: &mut Socket) -> Result<Vec<Held>, NetError> {
     let mut held = Vec::new();
-    for map in ["ports4", "ports6", "addrs4", "addrs6"] {
-        for element in nft::elements(socket, rules::table().id(), map)?.unwrap_or_default() {
+    for (table, map) in [rules::table().id(), conditions::table().id()]
+        .into_iter()
+        .flat_map(|table| ["ports4", "ports6", "addrs4", "addrs6"].map(|map| (table, map)))
+    {
+        for element in nft::elements(socket, table, map)?.unwrap_or_default() {
             let Target::Value(value) = &element.data else { continue };
             // Keys end with protocol and port, values with the port, each padded to 4 bytes.
             let (Some(key), Some(data)) = (element.key.last_chunk::<8>(), value.last_chunk::<4>()) else {

@@ -2,12 +2,13 @@
 //!
 //! Chained after a plugin that gives the pod its addresses.
 
+mod conditions;
 mod conf;
 mod flows;
 mod free;
+mod publish;
 mod rules;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -15,11 +16,12 @@ use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
 use super::{collect, damaged, prev_result, reference};
-use crate::net::nft::{self, Conflict, Element, InsertError, OnDemand, Table};
+use crate::net::nft::{self, Table};
 use crate::net::socket::Socket;
 use crate::net::{background, link, route, sysctl};
 use crate::owner::{Owner, is_stale};
 use conf::{Family, HostAddress, Mapping, PortMapConf, Snat, pod_addresses};
+use publish::{Place, Publication};
 
 /// The plugin.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +43,12 @@ impl Plugin for PortMap {
         let mut socket = Socket::netfilter()?;
         let asked: Vec<usize> = conf.to_be_found().collect();
         free::choose(&mut socket, &owner, &mut conf.mappings)?;
-        publish(&mut socket, &conf, (&owner, &addresses), Table::insert)?;
+        let published = publish(&mut socket, &conf, (&owner, &addresses), Table::insert);
+        if published.is_err() {
+            // The first error is the one to report; what is left, DEL will find.
+            let _ = publish::remove(&mut socket, &|tag| tag == owner.tag());
+        }
+        published?;
         result.port_mappings.extend(asked.into_iter().map(|index| free::told(&conf.mappings[index])));
         Ok(result)
     }
@@ -49,13 +56,12 @@ impl Plugin for PortMap {
     fn del(&self, request: &Request, attachment: &Attachment, _: Option<&Path>) -> Result<(), CniError> {
         let owner = Owner::new(&request.conf.name, attachment)?;
         let mut socket = Socket::netfilter()?;
-        let removed = rules::table().remove(&mut socket, &|tag| tag == owner.tag())?;
-        let flows = flows::after_removal(&mut socket, &removed);
+        let removed = publish::remove(&mut socket, &|tag| tag == owner.tag());
         let theirs = reference::remove_ports(&mut socket, &request.conf.name, attachment);
-        if !removed.is_empty() {
+        if removed.as_ref().is_ok_and(|removed| !removed.is_empty()) {
             background::leave(move || socket);
         }
-        collect([flows.map_err(CniError::from), theirs.map_err(CniError::from)])
+        collect([removed.map(drop).map_err(CniError::from), theirs.map_err(CniError::from)])
     }
 
     fn check(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<(), CniError> {
@@ -68,7 +74,7 @@ impl Plugin for PortMap {
         let addresses = addresses(&conf, &result)?;
         let mut socket = Socket::netfilter()?;
         free::recall(&mut socket, &owner, &mut conf.mappings, &result)?;
-        let damage = damage(&mut socket, &conf, &owner, &addresses)?;
+        let damage = damage(&mut socket, &conf, (&owner, &addresses))?;
         damage.map_or(Ok(()), |damage| Err(damaged(format!("published ports: {damage}"))))
     }
 
@@ -83,7 +89,7 @@ impl Plugin for PortMap {
         let mut socket = Socket::netfilter()?;
         free::recall(&mut socket, &owner, &mut conf.mappings, &result)?;
         free::choose(&mut socket, &owner, &mut conf.mappings)?;
-        if damage(&mut socket, &conf, &owner, &addresses)?.is_none() {
+        if damage(&mut socket, &conf, (&owner, &addresses))?.is_none() {
             return Ok(());
         }
         publish(&mut socket, &conf, (&owner, &addresses), Table::mend)
@@ -93,8 +99,7 @@ impl Plugin for PortMap {
         let valid = request.conf.valid_attachments()?;
         let stale = |tag: &str| is_stale(tag, &request.conf.name, &valid);
         let mut socket = Socket::netfilter()?;
-        let removed = rules::table().remove(&mut socket, &stale)?;
-        Ok(flows::after_removal(&mut socket, &removed)?)
+        Ok(publish::remove(&mut socket, &stale).map(drop)?)
     }
 
     fn status(&self, request: &Request) -> Result<(), CniError> {
@@ -106,27 +111,13 @@ impl Plugin for PortMap {
     }
 }
 
-/// How elements get into a table: [`Table::insert`] or [`Table::mend`].
-type Place =
-    fn(&Table, &mut Socket, &[(&'static str, Element, Conflict)], &[OnDemand]) -> Result<(), InsertError>;
-
 fn publish(
     socket: &mut Socket,
     conf: &PortMapConf,
     (owner, addresses): (&Owner, &[IpNet]),
     place: Place,
 ) -> Result<(), CniError> {
-    let published = rules::published(owner, &conf.mappings, addresses);
-    refuse_overlap(socket, owner, &conf.mappings, &published)?;
-    let (sources, chains) = rules::sources(owner, conf.snat, addresses);
-    let placed = place(&rules::table(), socket, &rules::wanted(&published, &sources), &chains);
-    placed.map_err(|error| match error {
-        InsertError::Held { position, holder } => {
-            let mapping = published.get(position).map(|(_, _, index)| &conf.mappings[*index]);
-            held(mapping, &holder)
-        }
-        InsertError::Net(error) => error.into(),
-    })?;
+    Publication::new(conf, owner, addresses).place(socket, place)?;
     flows::after_publishing(socket, &conf.mappings, addresses)?;
     match needs_localnet(conf, addresses) {
         Some(pod) => open_localnet(socket, pod),
@@ -138,67 +129,13 @@ fn publish(
 fn damage(
     socket: &mut Socket,
     conf: &PortMapConf,
-    owner: &Owner,
-    addresses: &[IpNet],
+    (owner, addresses): (&Owner, &[IpNet]),
 ) -> Result<Option<String>, CniError> {
-    let published = rules::published(owner, &conf.mappings, addresses);
-    let (sources, chains) = rules::sources(owner, conf.snat, addresses);
-    let mut wanted: Vec<_> = published.into_iter().map(|(map, element, _)| (map, element)).collect();
-    wanted.extend(sources);
-    let damage = rules::table().damage(socket, &wanted, &chains)?;
+    let damage = Publication::new(conf, owner, addresses).damage(socket)?;
     if damage.is_none() && needs_localnet(conf, addresses).is_some() {
         return Ok(rules::guard().damage(socket, &[], &[])?);
     }
     Ok(damage)
-}
-
-/// A port of all addresses and the same port of one address exclude each other, as they do for sockets.
-fn refuse_overlap(
-    socket: &mut Socket,
-    owner: &Owner,
-    mappings: &[Mapping],
-    published: &[(&'static str, Element, usize)],
-) -> Result<(), CniError> {
-    // Holders of ports of single addresses, by protocol and port; read when the first port of all addresses comes.
-    let mut singles: BTreeMap<&str, BTreeMap<Vec<u8>, String>> = BTreeMap::new();
-    for (map, _, index) in published {
-        let mapping = &mappings[*index];
-        let key = rules::port_key(mapping);
-        let (any, one) = if map.ends_with('4') { ("ports4", "addrs4") } else { ("ports6", "addrs6") };
-        let holder = match mapping.host {
-            HostAddress::One(_) => {
-                nft::element(socket, rules::table().id(), any, &key)?.map(|found| found.owner)
-            }
-            HostAddress::Any | HostAddress::Any4 | HostAddress::Any6 => {
-                if !singles.contains_key(one) {
-                    singles.insert(one, single_holders(socket, owner, one)?);
-                }
-                singles.get(one).and_then(|holders| holders.get(&key)).cloned()
-            }
-        };
-        match holder {
-            Some(holder) if holder != owner.tag() => return Err(held(Some(mapping), &holder)),
-            Some(_) | None => {}
-        }
-    }
-    Ok(())
-}
-
-/// Who else holds a port of a single address.
-fn single_holders(
-    socket: &mut Socket,
-    owner: &Owner,
-    map: &str,
-) -> Result<BTreeMap<Vec<u8>, String>, CniError> {
-    let all = nft::elements(socket, rules::table().id(), map)?.unwrap_or_default();
-    let others = all.into_iter().filter(|found| found.owner != owner.tag());
-    let entry = |found: Element| Some((found.key.last_chunk::<8>()?.to_vec(), found.owner));
-    Ok(others.filter_map(entry).collect())
-}
-
-fn held(mapping: Option<&Mapping>, holder: &str) -> CniError {
-    let what = mapping.map_or_else(|| "a host port".to_owned(), Mapping::to_string);
-    CniError::new(ErrorCode::PLUGIN, format!("{what} is already published for {holder}"))
 }
 
 /// The pod's IPv4 address, where connections from 127.0.0.1 are to reach it.
