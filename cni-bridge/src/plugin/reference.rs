@@ -36,6 +36,9 @@ pub fn remove_ports(
     }
     let own = |rule: &FoundRule| rule.comment == attachment.container_id.as_str();
     for table in HOST_PORTS {
+        if !nft::chain_exists(socket, table, "hostports")? {
+            continue;
+        }
         remove_rules(socket, table, &["hostports", "hostip_hostports"], &own)?;
     }
     Ok(())

@@ -56,7 +56,7 @@ fn what_the_reference_made_is_undone() {
     let own = |text: &str| {
         text.lines().filter(|line| line.contains("id: \\\"a\\\"") || line.contains("CNI-DN")).count()
     };
-    let nat = |node: &Node| node.host.output("iptables-save", &["-t", "nat"]);
+    let nat = |node: &Node| node.host.output("iptables", &["-t", "nat", "-S"]);
     assert!(own(&nat(&node)) > 0);
     node.others = None;
     node.del_with("a", Some(&pod.path), &added).unwrap();

@@ -153,6 +153,17 @@ fn a_failed_add_restores() {
 }
 
 #[test]
+fn status_tells_what_add_would_meet() {
+    if !privileged() {
+        return;
+    }
+    let node = node(|plugin| plugin["dataDir"] = "/proc/absent".into());
+    let error = node.whole(Verb::Status, None).unwrap_err();
+    assert_eq!(error.code, ErrorCode::NOT_AVAILABLE);
+    assert!(error.msg.ends_with("dataDir: creating /proc/absent"), "{error}");
+}
+
+#[test]
 fn a_killed_add_is_undone_by_del() {
     if !privileged() {
         return;

@@ -13,11 +13,12 @@ use crate::paths;
 
 /// What the guest's system is made from.
 const SUITE: &str = "bookworm";
-const PACKAGES: [&str; 28] = [
+const PACKAGES: [&str; 29] = [
     "apparmor",
     "base-passwd",
     "bash",
     "busybox-static",
+    "containernetworking-plugins",
     "coreutils",
     "crun",
     "dash",

@@ -103,6 +103,7 @@ impl<'a> Publication<'a> {
         let (main, other) = (always.table.id(), when.table.id());
         // Holders of ports of single addresses, by protocol and port; read when the first port of all addresses comes.
         let mut singles: BTreeMap<&str, BTreeMap<Vec<u8>, String>> = BTreeMap::new();
+        let conditions_known = nft::chain_exists(socket, other, "publish")?;
         for (map, _, index) in when.ports.iter().chain(&always.ports) {
             let mapping = &self.mappings[*index];
             let key = rules::port_key(mapping);
@@ -110,7 +111,10 @@ impl<'a> Publication<'a> {
                 true => ["ports4", "addrs4", "when4"],
                 false => ["ports6", "addrs6", "when6"],
             };
-            let mut holders = vec![nft::element(socket, other, conditional, &key)?.map(|found| found.owner)];
+            let mut holders = Vec::new();
+            if conditions_known {
+                holders.push(nft::element(socket, other, conditional, &key)?.map(|found| found.owner));
+            }
             if !matches!(mapping.host, HostAddress::One(_)) {
                 if !singles.contains_key(one) {
                     singles.insert(one, single_holders(socket, self.owner, one)?);
