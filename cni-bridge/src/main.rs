@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         ["repair", records @ ..] if !records.is_empty() => {
             let records: Vec<PathBuf> = records.iter().map(PathBuf::from).collect();
             let failures = repair::repair(&records, &search_path());
-            failures.iter().map(|error| failed(error)).last().unwrap_or(ExitCode::SUCCESS)
+            failures.iter().fold(ExitCode::SUCCESS, |_, error| failed(error))
         }
         [name] if plugin::named(name).is_some() => match plugin::named(name) {
             Some(plugin) => proto::cni::plugin::main(plugin),
