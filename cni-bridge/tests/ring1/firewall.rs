@@ -33,38 +33,49 @@ fn policies_keep_pods_apart() {
     for (policy, same, other) in
         [("open", true, true), ("same-bridge", true, false), ("isolated", false, false)]
     {
-        let mut node = Node::new(|json| configure(json, "one", 1, policy));
-        let first = node.list.clone();
-        let second = list(policy, "two", 2, &node);
-        let (a, b, c) = (NetNs::new(), NetNs::new(), NetNs::new());
-        let added = node.add("a", &a, Value::Null).unwrap();
-        node.add("b", &b, Value::Null).unwrap();
-        node.list = second;
-        node.add("c", &c, Value::Null).unwrap();
-        serve(&a, "0.0.0.0:80");
-        serve(&a, "[::]:81");
-        let check = |from: &NetNs, expect: bool| {
-            for address in [format!("{}:80", added.ip4()), format!("[{}]:81", added.ip6())] {
-                match expect {
-                    true => assert!(connect(from, &address).is_ok(), "{policy} {address}"),
-                    false => assert!(is_lost(from, &address), "{policy} {address}"),
-                }
-            }
-        };
-        check(&node.host, true);
-        check(&b, same);
-        check(&c, other);
-        // Answers come through.
-        serve(&node.host, "0.0.0.0:1000");
-        assert!(connect(&a, "10.1.0.1:1000").is_ok());
-        node.del("c", None).unwrap();
-        node.list = first;
-        node.check("a", &a, Value::Null, &added).unwrap();
-        node.del("b", Some(&b.path)).unwrap();
-        node.del("a", None).unwrap();
-        assert_eq!(node.leftovers(), [""; 0], "{policy}");
-        assert!(!node.host.output("nft", &["list", "ruleset"]).contains("berth_firewall"));
+        // With and without bridged packets passing through the host's rules.
+        for bridge_netfilter in ["0", "1"] {
+            keeps_apart(policy, (same, other), bridge_netfilter);
+        }
     }
+}
+
+fn keeps_apart(policy: &str, (same, other): (bool, bool), bridge_netfilter: &str) {
+    let mut node = Node::new(|json| configure(json, "one", 1, policy));
+    for switch in ["iptables", "ip6tables"] {
+        let switch = format!("/proc/sys/net/bridge/bridge-nf-call-{switch}");
+        node.host.output("sh", &["-c", &format!("[ ! -e {switch} ] || echo {bridge_netfilter} > {switch}")]);
+    }
+    let first = node.list.clone();
+    let second = list(policy, "two", 2, &node);
+    let (a, b, c) = (NetNs::new(), NetNs::new(), NetNs::new());
+    let added = node.add("a", &a, Value::Null).unwrap();
+    node.add("b", &b, Value::Null).unwrap();
+    node.list = second;
+    node.add("c", &c, Value::Null).unwrap();
+    serve(&a, "0.0.0.0:80");
+    serve(&a, "[::]:81");
+    let check = |from: &NetNs, expect: bool| {
+        for address in [format!("{}:80", added.ip4()), format!("[{}]:81", added.ip6())] {
+            match expect {
+                true => assert!(connect(from, &address).is_ok(), "{policy} {address}"),
+                false => assert!(is_lost(from, &address), "{policy} {address}"),
+            }
+        }
+    };
+    check(&node.host, true);
+    check(&b, same);
+    check(&c, other);
+    // Answers come through.
+    serve(&node.host, "0.0.0.0:1000");
+    assert!(connect(&a, "10.1.0.1:1000").is_ok());
+    node.del("c", None).unwrap();
+    node.list = first;
+    node.check("a", &a, Value::Null, &added).unwrap();
+    node.del("b", Some(&b.path)).unwrap();
+    node.del("a", None).unwrap();
+    assert_eq!(node.leftovers(), [""; 0], "{policy}");
+    assert!(!node.host.output("nft", &["list", "ruleset"]).contains("berth_firewall"));
 }
 
 #[test]
