@@ -120,31 +120,38 @@ fn remove_from(
     table: TableId<'static>,
     gone: &dyn Fn(&FoundRule) -> bool,
 ) -> Result<(), NetError> {
+    let seen = nft::generation(socket)?;
     let own = nft::rules_of(socket, table, OURS)?;
     let (going, staying): (Vec<_>, Vec<_>) = own.into_iter().partition(gone);
     if going.is_empty() {
         return Ok(());
     }
+    if let Some(batch) = everything(socket, table, &staying)? {
+        match batch.commit(socket, Some(seen)) {
+            // Somebody else jumps to one of the chains: they stay.
+            Err(error @ NetError::Refused { .. }) if !is_race(&error) => {}
+            outcome => return outcome,
+        }
+    }
     let mut batch = Batch::new(table);
     going.iter().for_each(|rule| batch.delete_rule(OURS, rule.handle));
-    batch.commit(socket, None)?;
-    if staying.iter().all(|rule| rule.jumps_to().is_some()) {
-        remove_chains(socket, table)?;
-    }
-    Ok(())
+    batch.commit(socket, None)
 }
 
-/// Takes the chains away if nothing but the jumps to them is left, and nothing changes meanwhile.
-fn remove_chains(socket: &mut Socket, table: TableId<'static>) -> Result<(), NetError> {
-    let seen = nft::generation(socket)?;
-    let own = nft::rules_of(socket, table, OURS)?;
-    let admin: Vec<String> = own.iter().filter_map(FoundRule::jumps_to).collect();
-    let mut empty = own.len() == admin.len();
+/// The removal of the chains with all that is in them; `None` where more than empty chains would be lost with the
+/// rules that are to go.
+fn everything(
+    socket: &mut Socket,
+    table: TableId<'static>,
+    staying: &[FoundRule],
+) -> Result<Option<Batch>, NetError> {
+    let admin: Vec<String> = staying.iter().filter_map(FoundRule::jumps_to).collect();
+    let mut empty = staying.len() == admin.len();
     for chain in &admin {
         empty &= nft::rules_of(socket, table, chain)?.is_empty();
     }
     if !empty {
-        return Ok(());
+        return Ok(None);
     }
     let mut batch = Batch::new(table);
     let hooked = nft::rules_of(socket, table, HOOK)?;
@@ -153,11 +160,7 @@ fn remove_chains(socket: &mut Socket, table: TableId<'static>) -> Result<(), Net
     batch.flush_chain(OURS);
     batch.delete_chain(OURS);
     admin.iter().for_each(|chain| batch.delete_chain(chain));
-    match batch.commit(socket, Some(seen)) {
-        // Somebody uses them, or came in between: they stay for the next.
-        Err(NetError::Refused { .. }) => Ok(()),
-        other => other,
-    }
+    Ok(Some(batch))
 }
 
 /// What is missing, in words; `None` where no `iptables` needs it.
