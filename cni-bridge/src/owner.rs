@@ -35,6 +35,13 @@ impl Owner {
         &self.tag
     }
 
+    /// Network, container and interface.
+    pub fn parts(&self) -> (&str, &str, &str) {
+        let mut parts = self.tag.split('/');
+        let mut next = || parts.next().unwrap_or_default();
+        (next(), next(), next())
+    }
+
     /// The name of the host's end of the attachment's veth pair: found again without any record of it.
     pub fn host_link(&self) -> String {
         const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
@@ -79,6 +86,7 @@ mod tests {
         let network = "n".parse().unwrap();
         let owner = Owner::new(&network, &attachment("c", "eth0")).unwrap();
         assert_eq!(owner.tag(), "n/c/eth0");
+        assert_eq!(owner.parts(), ("n", "c", "eth0"));
         assert_eq!(owner.host_link(), Owner::new(&network, &attachment("c", "eth0")).unwrap().host_link());
         assert_ne!(owner.host_link(), Owner::new(&network, &attachment("c", "eth1")).unwrap().host_link());
         assert_eq!(owner.host_link().len(), 15);

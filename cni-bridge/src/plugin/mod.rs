@@ -4,6 +4,7 @@ pub mod bridge;
 pub mod loopback;
 mod masquerade;
 pub mod portmap;
+mod predecessor;
 
 use std::path::Path;
 

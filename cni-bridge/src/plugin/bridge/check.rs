@@ -60,7 +60,7 @@ fn check_host(conf: &BridgeConf, owner: &Owner, result: &CniResult) -> Result<()
     if bridge.kind != "bridge" || !bridge.up {
         return Err(damaged(format!("{} is not a bridge that is up", conf.bridge)));
     }
-    let port = find(&mut socket, &owner.host_link())?;
+    let port = host_end(&mut socket, conf, owner, result)?;
     if port.controller != Some(bridge.index) || !port.up {
         return Err(damaged(format!("link {} is not a port of {} that is up", port.name, bridge.name)));
     }
@@ -81,6 +81,22 @@ fn check_host(conf: &BridgeConf, owner: &Owner, result: &CniResult) -> Result<()
         }
     }
     Ok(())
+}
+
+/// The host's end: ours has a name of its own, another plugin's is named in the result.
+fn host_end(
+    socket: &mut Socket,
+    conf: &BridgeConf,
+    owner: &Owner,
+    result: &CniResult,
+) -> Result<Link, CniError> {
+    let own = owner.host_link();
+    let is = |interface: &&Interface| interface.sandbox.is_empty() && interface.name != conf.bridge;
+    let named = result.interfaces.iter().find(is).map(|interface| interface.name.as_str());
+    match link::get(socket, &own)? {
+        Some(link) => Ok(link),
+        None => find(socket, named.unwrap_or(&own)),
+    }
 }
 
 fn check_pod(result: &CniResult, index: usize, attachment: &Attachment) -> Result<(), CniError> {

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
 use super::damaged;
+use super::predecessor::{self, Trade};
 use crate::net::nft::{self, InsertError};
 use crate::net::socket::Socket;
 use crate::net::{background, link, route, sysctl};
@@ -42,6 +43,9 @@ impl Plugin for PortMap {
         let owner = Owner::new(&request.conf.name, attachment)?;
         let mut socket = Socket::netfilter()?;
         let removed = rules::table().remove(&mut socket, &|tag| tag == owner.tag())?;
+        if removed.is_empty() {
+            predecessor::forget(&mut socket, Trade::Ports, &|trace| trace.is_of(&owner))?;
+        }
         let flows = flows::after_removal(&mut socket, &removed);
         if !removed.is_empty() {
             background::leave(move || socket);
@@ -66,7 +70,12 @@ impl Plugin for PortMap {
         if damage.is_none() && needs_localnet(&conf, &addresses).is_some() {
             damage = rules::guard().damage(&mut socket, &[], &[])?;
         }
-        damage.map_or(Ok(()), |damage| Err(damaged(format!("published ports: {damage}"))))
+        match damage {
+            // What the reference plugin made serves as well.
+            Some(_) if predecessor::has_any(&mut socket, Trade::Ports, &owner)? => Ok(()),
+            Some(damage) => Err(damaged(format!("published ports: {damage}"))),
+            None => Ok(()),
+        }
     }
 
     fn gc(&self, request: &Request) -> Result<(), CniError> {
@@ -74,6 +83,8 @@ impl Plugin for PortMap {
         let stale = |tag: &str| is_stale(tag, &request.conf.name, &valid);
         let mut socket = Socket::netfilter()?;
         let removed = rules::table().remove(&mut socket, &stale)?;
+        let of_other = |trace: &predecessor::Trace| trace.is_stale(&request.conf.name, &valid);
+        predecessor::forget(&mut socket, Trade::Ports, &of_other)?;
         Ok(flows::after_removal(&mut socket, &removed)?)
     }
 
