@@ -44,13 +44,23 @@ impl Owner {
 
     /// The name of the host's end of the attachment's veth pair: found again without any record of it.
     pub fn host_link(&self) -> String {
-        const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-        const PRIME: u64 = 0x0000_0100_0000_01b3;
-        let hash = self.tag.bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
-        // The last bytes reach only the low bits: fold the high half over them.
-        let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        format!("veth{:011x}", mixed >> 20)
+        format!("veth{:011x}", hash(&self.tag) >> 20)
     }
+
+    /// The group of the host's end between its making and its tagging, the same for a whole network: an ADD that
+    /// was killed in between can be told by it.
+    pub fn draft_group(network: &str) -> u32 {
+        // Small numbers are what administrators use.
+        (hash(network) >> 33) as u32 | 0x4000_0000
+    }
+}
+
+fn hash(text: &str) -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    let hash = text.bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
+    // The last bytes reach only the low bits: fold the high half over them.
+    (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl fmt::Display for Owner {

@@ -37,6 +37,8 @@ pub struct Link {
     pub running: bool,
     /// Receives every frame.
     pub promiscuous: bool,
+    /// Number of its group: that of [`VethPair::group`] until it is tagged.
+    pub group: u32,
     /// As a bridge port: sends frames back where they came from.
     pub hairpin: bool,
     /// As a bridge port: exchanges frames only with ports that are not isolated.
@@ -56,6 +58,8 @@ pub struct VethPair<'a> {
     pub mtu: Option<u32>,
     /// Hardware address of the other end; random where absent.
     pub peer_mac: Option<Mac>,
+    /// Group of this end, which says what it is for from the first instant on.
+    pub group: u32,
 }
 
 /// What a bridge port is like.
@@ -139,6 +143,7 @@ pub fn create_veth(socket: &mut Socket, pair: &VethPair<'_>) -> Result<(), NetEr
     peer.attributes.extend(pair.peer_mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(pair.host.to_owned()));
+    message.attributes.push(LinkAttribute::Group(pair.group));
     message.attributes.extend(pair.mtu.map(LinkAttribute::Mtu));
     message.attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::Kind(InfoKind::Veth),
@@ -164,6 +169,7 @@ pub fn attach(link: &Link, controller: u32, alias: &str) -> Message {
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+    message.attributes.push(LinkAttribute::Group(0));
     message.attributes.push(LinkAttribute::Controller(controller));
     set(format!("attaching link {} to its bridge", link.name), message)
 }
@@ -231,6 +237,7 @@ fn read(answer: &Answer, what: &str) -> Result<Link, NetError> {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::IfAlias(alias) => link.alias = alias,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Group(group) => link.group = group,
             LinkAttribute::Controller(index) => link.controller = Some(index),
             LinkAttribute::Address(bytes) => link.mac = bytes.try_into().map(Mac).unwrap_or_default(),
             LinkAttribute::OperState(state) => link.running = link.up && is_running(state),

@@ -316,6 +316,7 @@ pub fn wire(first: &NetNs, second: &NetNs, addresses: (&str, &str)) {
             peer_netns: netns.raw_fd(),
             mtu: None,
             peer_mac: None,
+            group: 0,
         };
         link::create_veth(&mut Socket::route().unwrap(), &pair).unwrap();
         up("wire0", mine);

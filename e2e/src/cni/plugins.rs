@@ -24,8 +24,10 @@ pub enum Maker {
 pub struct Plugins {
     /// Who made them.
     pub maker: Maker,
-    /// CNI_PATH.
+    /// Where those that a list names are.
     pub dir: PathBuf,
+    /// CNI_PATH: where those are found that a plugin calls.
+    pub path: Vec<PathBuf>,
 }
 
 impl Maker {
@@ -49,7 +51,7 @@ impl Maker {
         if !dir.join("bridge").exists() {
             bail!("{} has no bridge plugin: run `make setup`", dir.display());
         }
-        Ok(Plugins { maker: self, dir })
+        Ok(Plugins { maker: self, path: vec![dir.clone()], dir })
     }
 }
 

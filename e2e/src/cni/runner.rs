@@ -190,7 +190,7 @@ impl Network {
             attachment: target.map(|target| target.attachment),
             netns: target.and_then(|target| target.netns),
             args: "IgnoreUnknown=1",
-            path: std::slice::from_ref(&plugins.dir),
+            path: &plugins.path,
         };
         let mut program = Program::new(plugins.dir.join(&self.list.plugins[index].plugin));
         for (name, value) in environment.variables() {

@@ -41,6 +41,7 @@ pub fn add(
         peer_netns: netns.raw_fd(),
         mtu: conf.mtu,
         peer_mac: conf.mac,
+        group: Owner::draft_group(request.conf.name.as_str()),
     };
     make(&mut host, &pair, &owner, netns)?;
     let mut work = Attaching { request, conf, attachment, netns, owner, host, bridge };

@@ -49,8 +49,15 @@ pub fn gc(request: &Request) -> Result<(), CniError> {
     let rules = Socket::netfilter().and_then(|mut socket| masquerade::gc(&mut socket, network, &valid));
     let links = Socket::route().and_then(|mut socket| {
         let all = link::list(&mut socket)?;
-        let stale = all.iter().filter(|link| link.kind == "veth" && is_stale(&link.alias, network, &valid));
-        stale.map(|link| remove(&mut socket, link)).fold(Ok(()), Result::and)
+        let kept = valid.iter().filter_map(|attachment| Owner::new(network, attachment).ok());
+        let kept: Vec<String> = kept.map(|owner| owner.host_link()).collect();
+        let draft = |link: &Link| {
+            link.alias.is_empty()
+                && link.group == Owner::draft_group(network.as_str())
+                && !kept.contains(&link.name)
+        };
+        let stale = |link: &&Link| link.kind == "veth" && (is_stale(&link.alias, network, &valid) || draft(link));
+        all.iter().filter(stale).map(|link| remove(&mut socket, link)).fold(Ok(()), Result::and)
     });
     collect([addresses, rules.map_err(CniError::from), links.map_err(CniError::from)])
 }

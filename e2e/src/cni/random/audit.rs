@@ -26,9 +26,10 @@ impl Act<'_> {
 
     /// Links and elements of nf_tables by the tags of their owners.
     fn owners(&self) -> Result<()> {
-        let links: Value = serde_json::from_str(&Program::new("ip").args(["-j", "link", "show"]).ok()?)?;
+        let show = Program::new("ip").args(["-j", "-d", "link", "show"]).ok()?;
+        let links_shown: Value = serde_json::from_str(&show)?;
         let rules: Value = serde_json::from_str(&Program::new("nft").args(["-j", "list", "ruleset"]).ok()?)?;
-        let (links, rules) = (tags(&links, "ifalias"), tags(&rules, "comment"));
+        let (links, rules) = (tags(&links_shown, "ifalias"), tags(&rules, "comment"));
         let tag = |network: usize, attachment: &Attachment| {
             format!("{}/{}/{}", self.networks[network].name(), attachment.container_id, attachment.ifname)
         };
@@ -38,6 +39,8 @@ impl Act<'_> {
         if let Some(stray) = links.iter().chain(&rules).find(|tag| !allowed.contains(*tag)) {
             anyhow::bail!("{stray} has something and should not");
         }
+        let drafts = untagged(&links_shown);
+        ensure!(drafts.len() <= self.model.halves.len(), "links of nobody: {drafts:?}");
         for member in self.model.certain() {
             let tag = tag(member.network, &member.attached.attachment);
             let has_link = links.contains(&tag) || !self.model.has_namespace(&member.attached.pod);
@@ -80,6 +83,13 @@ impl Act<'_> {
         ensure!(missing.is_empty(), "network {name}: {missing:?} are not reserved");
         Ok(())
     }
+}
+
+/// Names of virtual pairs' ends without an owner.
+fn untagged(links: &Value) -> Vec<String> {
+    let all = links.as_array().into_iter().flatten();
+    let pairs = all.filter(|link| link["linkinfo"]["info_kind"] == "veth" && link["ifalias"].is_null());
+    pairs.map(|link| link["ifname"].to_string()).collect()
 }
 
 /// Values of `key`, anywhere in `value`, that are tags of an owner.
