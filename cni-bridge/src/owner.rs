@@ -35,15 +35,37 @@ impl Owner {
         &self.tag
     }
 
+    /// The owner that a tag names.
+    pub fn of_tag(tag: &str) -> Option<Self> {
+        let parts: Vec<&str> = tag.split('/').collect();
+        let whole = parts.len() == 3 && parts.iter().all(|part| !part.is_empty());
+        whole.then(|| Self { tag: tag.to_owned() })
+    }
+
+    /// The interface's name.
+    pub fn ifname(&self) -> &str {
+        self.tag.splitn(3, '/').nth(2).unwrap_or_default()
+    }
+
     /// The name of the host's end of the attachment's veth pair: found again without any record of it.
     pub fn host_link(&self) -> String {
-        const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-        const PRIME: u64 = 0x0000_0100_0000_01b3;
-        let hash = self.tag.bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
-        // The last bytes reach only the low bits: fold the high half over them.
-        let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        format!("veth{:011x}", mixed >> 20)
+        hashed_name("veth", &self.tag)
     }
+
+    /// The name that a link has in the attachment's namespace until it gets its own.
+    pub fn draft_link(&self) -> String {
+        hashed_name("temp", &self.tag)
+    }
+}
+
+/// A link's name that is the same for the same `text`, and different for others: `prefix`, of 4 bytes, and 11 digits.
+pub fn hashed_name(prefix: &str, text: &str) -> String {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    let hash = text.bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
+    // The last bytes reach only the low bits: fold the high half over them.
+    let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    format!("{prefix}{:011x}", mixed >> 20)
 }
 
 impl fmt::Display for Owner {
