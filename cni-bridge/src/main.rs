@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use cni_bridge::{install, plugin};
 
 const USAGE: &str = "\
-CNI plugins of Berth: bridge, host-local, loopback, portmap.
+CNI plugins of Berth: bridge, host-local, ipvlan, loopback, macvlan, portmap, ptp, static, vlan.
 
-usage: bridge|host-local|loopback|portmap     as a link to this program: run that plugin
+usage: PLUGIN                                 as a link to this program: run that plugin
        cni-bridge PLUGIN                      run that plugin
        cni-bridge install DIR                 put this program and its links into DIR
        cni-bridge --help | --version

@@ -42,9 +42,26 @@ impl Owner {
         (next(), next(), next())
     }
 
+    /// The owner that a tag names.
+    pub fn of_tag(tag: &str) -> Option<Self> {
+        let parts: Vec<&str> = tag.split('/').collect();
+        let whole = parts.len() == 3 && parts.iter().all(|part| !part.is_empty());
+        whole.then(|| Self { tag: tag.to_owned() })
+    }
+
+    /// The interface's name.
+    pub fn ifname(&self) -> &str {
+        self.parts().2
+    }
+
     /// The name of the host's end of the attachment's veth pair: found again without any record of it.
     pub fn host_link(&self) -> String {
-        format!("veth{:011x}", hash(&self.tag) >> 20)
+        hashed_name("veth", &self.tag)
+    }
+
+    /// The name that a link has in the attachment's namespace until it gets its own.
+    pub fn draft_link(&self) -> String {
+        hashed_name("temp", &self.tag)
     }
 
     /// The group of the host's end between its making and its tagging, the same for a whole network: an ADD that
@@ -53,6 +70,11 @@ impl Owner {
         // Small numbers are what administrators use.
         (hash(network) >> 33) as u32 | 0x4000_0000
     }
+}
+
+/// A link's name that is the same for the same `text`, and different for others: `prefix`, of 4 bytes, and 11 digits.
+pub fn hashed_name(prefix: &str, text: &str) -> String {
+    format!("{prefix}{:011x}", hash(text) >> 20)
 }
 
 fn hash(text: &str) -> u64 {

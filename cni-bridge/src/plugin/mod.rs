@@ -1,27 +1,44 @@
 //! The plugins: configuration in, kernel state and result out.
 
 pub mod bridge;
+pub mod child;
+mod isolation;
+mod keys;
 pub mod loopback;
 mod masquerade;
+mod pod;
 pub mod portmap;
 mod predecessor;
+pub mod ptp;
+mod teardown;
+mod veth;
 
 use std::path::Path;
 
 use proto::cni::plugin::OwnNetns;
 use proto::cni::{CniError, ErrorCode, Plugin, Request};
 
+use crate::ipam::fixed::Static;
 use crate::ipam::host_local::HostLocal;
 use crate::net::NetError;
 use crate::net::netns::{NetNs, NetNsError};
 
 /// Every plugin in this program.
-pub const ALL: [&(dyn Plugin + Sync); 4] =
-    [&bridge::Bridge, &HostLocal, &loopback::Loopback, &portmap::PortMap];
+pub const ALL: &[&(dyn Plugin + Sync)] = &[
+    &bridge::Bridge,
+    &HostLocal,
+    &child::IpVlan,
+    &loopback::Loopback,
+    &child::MacVlan,
+    &portmap::PortMap,
+    &ptp::Ptp,
+    &Static,
+    &child::Vlan,
+];
 
 /// The plugin with the reference's name `name`.
 pub fn named(name: &str) -> Option<&'static (dyn Plugin + Sync)> {
-    ALL.into_iter().find(|plugin| plugin.name() == name)
+    ALL.iter().copied().find(|plugin| plugin.name() == name)
 }
 
 /// Opens CNI_NETNS for ADD and CHECK, where it must be there and not be our own.

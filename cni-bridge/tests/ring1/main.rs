@@ -4,7 +4,13 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bridge;
+mod bridge_vlan;
 mod crash;
+mod ipvlan;
 mod loopback;
+mod macvlan;
 mod node;
 mod portmap;
+mod ptp;
+mod switch;
+mod vlan;

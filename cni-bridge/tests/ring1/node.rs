@@ -9,6 +9,8 @@ use std::thread::JoinHandle;
 
 use cni_bridge::net::link;
 use cni_bridge::net::socket::Socket;
+use cni_bridge::net::sublink::{self, Kind, SubLink};
+use netlink_packet_route::link::IpVlanMode;
 use proto::cni::args::Attachment;
 use proto::cni::runtime::{Additions, Environment, Output, plugin_input};
 use proto::cni::{CniError, CniResult, NetConfList, Verb};
@@ -119,6 +121,12 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         json["plugins"][0]["ipam"]["dataDir"] = dir.path().to_str().unwrap().into();
         change(&mut json);
+        for plugin in json["plugins"].as_array_mut().unwrap() {
+            plugin["stateDir"] = dir.path().join("state").to_str().unwrap().into();
+            if plugin["ipam"].is_object() {
+                plugin["ipam"]["dataDir"] = dir.path().to_str().unwrap().into();
+            }
+        }
         let list = NetConfList::parse(json.to_string().as_bytes()).unwrap();
         let host = NetNs::new();
         host.run(|| {
@@ -127,6 +135,24 @@ impl Node {
             socket.apply(&[link::set_up(&lo)]).unwrap();
         });
         Self { host, dir, list }
+    }
+
+    /// A node with a list of a single plugin.
+    pub fn with(plugin: Value) -> Self {
+        Self::new(|json| json["plugins"] = json!([plugin]))
+    }
+
+    /// Another network on the same host and store.
+    pub fn beside(self, name: &str, plugin: Value) -> (Self, NetConfList) {
+        let mut json = json!({"cniVersion": "1.1.0", "name": name, "plugins": [plugin]});
+        let plugin = &mut json["plugins"][0];
+        plugin["stateDir"] = self.dir.path().join("state").to_str().unwrap().into();
+        if plugin["ipam"].is_object() {
+            plugin["ipam"]["dataDir"] = self.dir.path().to_str().unwrap().into();
+        }
+        let list = NetConfList::parse(json.to_string().as_bytes()).unwrap();
+        let first = self.list;
+        (Self { host: self.host, dir: self.dir, list }, first)
     }
 
     /// Starts one plugin of the list.
@@ -224,11 +250,13 @@ impl Node {
     pub fn leftovers(&self) -> Vec<String> {
         let mut found = self.host.run(|| {
             let links = link::list(&mut Socket::route().unwrap()).unwrap();
-            let veths = links
-                .into_iter()
-                .filter(|link| link.kind == "veth" && link.name != "wire0")
-                .map(|link| link.name);
-            let mut found: Vec<String> = veths.collect();
+            let own = |link: &link::Link| match link.kind.as_str() {
+                // The gateway of a VLAN stays, as its bridge does.
+                "veth" => link.name != "wire0" && !link.name.contains('.') && !link.name.starts_with("vgwp"),
+                "macvlan" | "vlan" | "dummy" | "ifb" => link.group == link::OWN_GROUP,
+                _ => false,
+            };
+            let mut found: Vec<String> = links.into_iter().filter(own).map(|link| link.name).collect();
             let mut netfilter = Socket::netfilter().unwrap();
             for (table, map) in [
                 ("berth_masquerade", "pods4"),
@@ -239,6 +267,10 @@ impl Node {
                 ("berth_portmap", "addrs6"),
                 ("berth_portmap", "pods4"),
                 ("berth_portmap", "pods6"),
+                ("berth_isolation", "from4"),
+                ("berth_isolation", "from6"),
+                ("berth_isolation", "to4"),
+                ("berth_isolation", "to6"),
             ] {
                 let elements = cni_bridge::net::nft::elements(&mut netfilter, table, map).unwrap();
                 found.extend(
@@ -248,12 +280,27 @@ impl Node {
             found
         });
         let store = self.dir.path().join(self.list.name.as_str());
-        let files = std::fs::read_dir(store).into_iter().flatten();
-        let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        found.extend(names.filter(|name| name != "lock" && !name.starts_with("last_reserved_ip.")));
+        let noted = names(&store.join(".owners")).into_iter().map(|name| format!(".owners {name}"));
+        let reserved = names(&store).into_iter();
+        let reserved = reserved.filter(|name| {
+            name != "lock" && !name.starts_with("last_reserved_ip.") && !name.starts_with('.')
+        });
+        found.extend(reserved.chain(noted));
+        for ledger in names(&self.dir.path().join("state")) {
+            let ledger = self.dir.path().join("state").join(ledger);
+            found.extend(names(&ledger.join("attachments")).into_iter().map(|name| format!("ledger {name}")));
+            found.extend(names(&ledger.join("shared")).into_iter().map(|name| format!("shared {name}")));
+            let marks = names(&ledger).into_iter();
+            found.extend(marks.filter(|name| name.starts_with("made.") || name.starts_with("promiscuous.")));
+        }
         found.sort();
         found
     }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 #[allow(clippy::disallowed_methods, reason = "the test runs the program under test")]
@@ -296,6 +343,57 @@ pub fn connect(netns: &NetNs, address: &str) -> Result<String, std::io::ErrorKin
         std::io::Read::read_to_string(&mut stream, &mut text).map_err(|error| error.kind())?;
         Ok(text)
     })
+}
+
+/// Whether nothing that is sent from inside `netns` to `address` is answered.
+pub fn is_cut_off(netns: &NetNs, address: &str) -> bool {
+    let address: std::net::SocketAddr = address.parse().unwrap();
+    netns.run(move || {
+        std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_millis(400)).is_err()
+    })
+}
+
+/// A feature of the kernel that not every machine has.
+#[derive(Debug, Clone, Copy)]
+pub enum Feature {
+    Vlan,
+    IpVlan,
+    BridgeVlans,
+}
+
+/// Whether the test can run: with privilege, and on a kernel that has `feature`; says so where not. What the kernel
+/// lacks is no failure even where all tests are required: they run in the guest.
+pub fn kernel_has(feature: Feature) -> bool {
+    if !privileged() {
+        return false;
+    }
+    let has = NetNs::new().run(move || {
+        let mut socket = Socket::route().unwrap();
+        let mut on_top = |kind| {
+            sublink::create_nowhere(&mut socket, "below", None).unwrap();
+            let lower = link::get(&mut socket, "below").unwrap().unwrap().index;
+            let wanted = SubLink { name: "above", lower, netns: None, mtu: None, mac: None, kind };
+            sublink::create(&mut socket, &wanted).is_ok()
+        };
+        match feature {
+            Feature::Vlan => on_top(Kind::Vlan(5)),
+            Feature::IpVlan => on_top(Kind::IpVlan(IpVlanMode::L2)),
+            Feature::BridgeVlans => {
+                link::create_bridge(&mut socket, "br0", link::Mac([2; 6]), None).unwrap();
+                let bridge = link::get(&mut socket, "br0").unwrap().unwrap();
+                socket.apply(&[link::set_vlan_filtering(&bridge)]).is_ok()
+            }
+        }
+    });
+    if !has {
+        let what = match feature {
+            Feature::Vlan => "VLANs (module 8021q)",
+            Feature::IpVlan => "ipvlan (module ipvlan)",
+            Feature::BridgeVlans => "VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING)",
+        };
+        eprintln!("SKIPPED: the kernel does not have {what}; `make test-guest` runs this test");
+    }
+    has
 }
 
 /// Joins two namespaces by a veth pair, one end `outer` in the first with `first`, the other in the second.

@@ -62,6 +62,8 @@ pub enum Expression {
 pub enum Meta {
     /// Index of the link it came in through, 4 bytes in host order.
     InputLink = 4,
+    /// Name of the link it leaves through, 16 bytes.
+    OutputName = 7,
     /// Address family, 1 byte.
     Family = 15,
     /// Transport protocol, 1 byte.

@@ -3,14 +3,14 @@
 mod attach;
 mod check;
 mod conf;
-mod detach;
+mod port;
 mod switch;
 
 use std::path::Path;
 
 use proto::cni::{Attachment, CniError, CniResult, Plugin, Request};
 
-use super::open_netns;
+use super::{open_netns, teardown};
 use crate::ipam;
 use conf::BridgeConf;
 
@@ -29,7 +29,7 @@ impl Plugin for Bridge {
     }
 
     fn del(&self, request: &Request, attachment: &Attachment, netns: Option<&Path>) -> Result<(), CniError> {
-        detach::del(request, attachment, netns)
+        teardown::del(request, attachment, netns)
     }
 
     fn check(&self, request: &Request, attachment: &Attachment, netns: &Path) -> Result<(), CniError> {
@@ -38,7 +38,7 @@ impl Plugin for Bridge {
     }
 
     fn gc(&self, request: &Request) -> Result<(), CniError> {
-        detach::gc(request)
+        teardown::gc(request)
     }
 
     fn status(&self, request: &Request) -> Result<(), CniError> {
