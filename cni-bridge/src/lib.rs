@@ -1,6 +1,7 @@
-//! CNI plugins: bridge, host-local, loopback, portmap; and the netlink, nf_tables and address management below them.
+//! CNI plugins: bandwidth, bridge, firewall, host-local, loopback, portmap, tuning; and the netlink, nf_tables and
+//! address management below them.
 //!
-//! Imports go one way: `plugin` → `ipam` → `net`. Only `net` touches the kernel's network state.
+//! Imports go one way: `repair` → `plugin` → `ipam` → `net`. Only `net` touches the kernel's network state.
 #![deny(unsafe_code)]
 
 pub mod install;
@@ -9,3 +10,4 @@ pub mod ledger;
 pub mod net;
 pub mod owner;
 pub mod plugin;
+pub mod repair;

@@ -47,7 +47,7 @@ impl Static {
                 CniError::caused(ErrorCode::DECODING_FAILURE, ipam.path("dns"), &error)
             })?,
         };
-        Ok(CniResult { interfaces: Vec::new(), ips, routes: routes(&ipam)?, dns })
+        Ok(CniResult { ips, routes: routes(&ipam)?, dns, ..CniResult::default() })
     }
 }
 

@@ -56,7 +56,7 @@ impl HostLocal {
             }
         }
         let ips = choices.into_iter().map(|choice| choice.ip).collect();
-        Ok(CniResult { interfaces: Vec::new(), ips, routes: conf.routes, dns })
+        Ok(CniResult { ips, routes: conf.routes, dns, ..CniResult::default() })
     }
 
     /// The addresses that the attachment holds, as far as they were noted.

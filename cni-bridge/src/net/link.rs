@@ -42,8 +42,6 @@ pub struct Link {
     pub running: bool,
     /// Receives every frame.
     pub promiscuous: bool,
-    /// Number of its group: that of [`VethPair::group`] until it is tagged.
-    pub group: u32,
     /// As a bridge port: sends frames back where they came from.
     pub hairpin: bool,
     /// As a bridge port: exchanges frames only with ports that are not isolated.
@@ -52,7 +50,7 @@ pub struct Link {
     pub locked: bool,
     /// Index of the link that it is on top of, or of the other end of a veth; perhaps in another namespace.
     pub lower: Option<u32>,
-    /// Free number; [`OWN_GROUP`] on shared links of Berth's.
+    /// Free number; [`OWN_GROUP`] on shared links of Berth's, that of [`VethPair::group`] until a pair is tagged.
     pub group: u32,
     /// What its kind alone has.
     pub detail: Detail,
@@ -282,6 +280,7 @@ fn read(answer: &Answer, what: &str) -> Result<Link, NetError> {
             LinkAttribute::IfAlias(alias) => link.alias = alias,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::Group(group) => link.group = group,
             LinkAttribute::Link(index) => link.lower = Some(index),
             LinkAttribute::Address(bytes) => link.mac = bytes.try_into().map(Mac).unwrap_or_default(),
             LinkAttribute::OperState(state) => link.running = link.up && is_running(state),

@@ -6,6 +6,7 @@ pub mod addr;
 #[allow(unsafe_code)]
 pub mod background;
 pub mod conntrack;
+pub mod device;
 mod error;
 pub mod exec;
 pub mod link;
@@ -18,5 +19,6 @@ pub mod route;
 pub mod socket;
 pub mod sublink;
 pub mod sysctl;
+pub mod traffic;
 
 pub use error::{NetError, Refusal};

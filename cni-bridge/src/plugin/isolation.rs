@@ -11,7 +11,7 @@ use super::masquerade::of_family;
 use crate::net::NetError;
 use crate::net::nft::{
     Chain, Conflict, Element, Expression, Field, HeaderField, Hook, InsertError, Map, Meta, OnDemand, Rule,
-    Table, Verdict,
+    Table, TableFamily, Verdict,
 };
 use crate::net::socket::Socket;
 use crate::owner::{Owner, hashed_name, is_stale};
@@ -122,6 +122,7 @@ fn table() -> Table {
     let refusal =
         Rule { comment: "another network".to_owned(), steps: vec![Expression::Verdict(Verdict::Drop)] };
     Table {
+        family: TableFamily::Inet,
         name: "berth_isolation",
         maps: vec![
             map("from4", &[Field::Ipv4]),

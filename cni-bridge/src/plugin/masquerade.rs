@@ -5,12 +5,13 @@
 //! the chain `inside` knows all such subnets.
 
 use ipnet::IpNet;
-use proto::cni::{Attachment, NetworkName};
+use proto::cni::{Attachment, CniError, NetworkName, Request};
 
+use super::prev_result;
 use crate::net::NetError;
 use crate::net::nft::{
     Chain, Conflict, Element, Expression, Field, HeaderField, Hook, InsertError, Map, Meta, OnDemand, Rule,
-    Table, Verdict,
+    Table, TableFamily, Verdict,
 };
 use crate::net::socket::Socket;
 use crate::owner::{Owner, is_stale};
@@ -31,6 +32,33 @@ pub fn add(socket: &mut Socket, owner: &Owner, addresses: &[IpNet]) -> Result<()
     match table().insert(socket, &elements, &chains(addresses)) {
         Ok(()) | Err(InsertError::Held { .. }) => Ok(()),
         Err(InsertError::Net(error)) => Err(error),
+    }
+}
+
+/// Makes lost rules of an attachment again, from the result of its ADD.
+///
+/// # Errors
+/// [`CniError`].
+pub fn repair(request: &Request, attachment: &Attachment) -> Result<(), CniError> {
+    let owner = Owner::new(&request.conf.name, attachment)?;
+    let result = prev_result(request)?;
+    let own =
+        result.ips.iter().filter(|ip| match ip.interface.and_then(|index| result.interfaces.get(index)) {
+            Some(interface) => interface.name == attachment.ifname.as_str() && !interface.sandbox.is_empty(),
+            None => true,
+        });
+    let addresses: Vec<IpNet> = own.map(|ip| ip.address).collect();
+    let mut socket = Socket::netfilter()?;
+    if damage(&mut socket, &owner, &addresses)?.is_none() {
+        return Ok(());
+    }
+    let elements: Vec<_> = entries(&owner, &addresses)
+        .into_iter()
+        .map(|(map, element)| (map, element, Conflict::Replace))
+        .collect();
+    match table().mend(&mut socket, &elements, &chains(&addresses)) {
+        Ok(()) | Err(InsertError::Held { .. }) => Ok(()),
+        Err(InsertError::Net(error)) => Err(error.into()),
     }
 }
 
@@ -147,6 +175,7 @@ fn table() -> Table {
     let postrouting =
         Chain { name: "postrouting".to_owned(), hook: Some(Hook { kind: "nat", number: 4, priority: 100 }) };
     Table {
+        family: TableFamily::Inet,
         name: "berth_masquerade",
         maps: vec![
             Map { name: "pods4", key: &[Field::Ipv4], data: &[Field::Verdict] },

@@ -3,14 +3,18 @@
 //! Needs root. Without it every test is skipped, loudly; with `E2E_REQUIRE=1` that is a failure.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bandwidth;
 mod bridge;
 mod bridge_vlan;
 mod crash;
+mod firewall;
 mod ipvlan;
 mod loopback;
 mod macvlan;
 mod node;
 mod portmap;
 mod ptp;
+mod repair;
 mod switch;
+mod tuning;
 mod vlan;

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use cni_bridge::net::link;
+use cni_bridge::net::nft::{TableFamily, TableId, rules_of};
 use cni_bridge::net::socket::Socket;
 use cni_bridge::net::sublink::{self, Kind, SubLink};
 use netlink_packet_route::link::IpVlanMode;
@@ -197,9 +198,13 @@ impl Node {
         output.result(self.list.version).map(|(json, result)| Some(Added { json, result }))
     }
 
-    /// ADD of the whole list.
+    /// ADD of the whole list with host ports.
     pub fn add(&self, container: &str, pod: &NetNs, ports: Value) -> Result<Added, CniError> {
-        let capabilities = json!({"portMappings": ports});
+        self.add_with(container, pod, json!({"portMappings": ports}))
+    }
+
+    /// ADD of the whole list with capabilities.
+    pub fn add_with(&self, container: &str, pod: &NetNs, capabilities: Value) -> Result<Added, CniError> {
         let target = attachment(container);
         let target = (&target, Some(pod.path.as_path()));
         let mut last: Option<Added> = None;
@@ -221,9 +226,19 @@ impl Node {
         Ok(())
     }
 
-    /// CHECK of the whole list.
+    /// CHECK of the whole list with host ports.
     pub fn check(&self, container: &str, pod: &NetNs, ports: Value, added: &Added) -> Result<(), CniError> {
-        let capabilities = json!({"portMappings": ports});
+        self.check_with(container, pod, json!({"portMappings": ports}), added)
+    }
+
+    /// CHECK of the whole list with capabilities.
+    pub fn check_with(
+        &self,
+        container: &str,
+        pod: &NetNs,
+        capabilities: Value,
+        added: &Added,
+    ) -> Result<(), CniError> {
         let target = attachment(container);
         for index in 0..self.list.plugins.len() {
             let more = Additions {
@@ -246,14 +261,15 @@ impl Node {
         Ok(())
     }
 
-    /// Everything that belongs to an attachment: veths of the host, elements of nf_tables, reserved addresses.
+    /// Everything that belongs to an attachment: links of the host, elements and rules of nf_tables, reserved addresses.
     pub fn leftovers(&self) -> Vec<String> {
         let mut found = self.host.run(|| {
             let links = link::list(&mut Socket::route().unwrap()).unwrap();
             let own = |link: &link::Link| match link.kind.as_str() {
                 // The gateway of a VLAN stays, as its bridge does.
                 "veth" => link.name != "wire0" && !link.name.contains('.') && !link.name.starts_with("vgwp"),
-                "macvlan" | "vlan" | "dummy" | "ifb" => link.group == link::OWN_GROUP,
+                "ifb" => true,
+                "macvlan" | "vlan" | "dummy" => link.group == link::OWN_GROUP,
                 _ => false,
             };
             let mut found: Vec<String> = links.into_iter().filter(own).map(|link| link.name).collect();
@@ -271,12 +287,22 @@ impl Node {
                 ("berth_isolation", "from6"),
                 ("berth_isolation", "to4"),
                 ("berth_isolation", "to6"),
+                ("berth_firewall", "pods4"),
+                ("berth_firewall", "pods6"),
             ] {
                 let elements = cni_bridge::net::nft::elements(&mut netfilter, table, map).unwrap();
                 found.extend(
                     elements.into_iter().flatten().map(|element| format!("{table} {map} {}", element.owner)),
                 );
             }
+            for family in [TableFamily::Ip4, TableFamily::Ip6] {
+                let table = TableId { family, name: "filter" };
+                let rules = rules_of(&mut netfilter, table, "CNI-FORWARD").unwrap();
+                found.extend(rules.into_iter().map(|rule| format!("CNI-FORWARD {}", rule.comment)));
+            }
+            let bridged = TableId { family: TableFamily::Bridge, name: "berth_firewall" };
+            let elements = cni_bridge::net::nft::elements(&mut netfilter, bridged, "pods4").unwrap();
+            found.extend(elements.into_iter().flatten().map(|element| format!("bridged {}", element.owner)));
             found
         });
         let store = self.dir.path().join(self.list.name.as_str());
@@ -394,6 +420,27 @@ pub fn kernel_has(feature: Feature) -> bool {
         eprintln!("SKIPPED: the kernel does not have {what}; `make test-guest` runs this test");
     }
     has
+}
+
+/// Whether packets to `address` get lost: no answer comes within a short time, good or bad.
+pub fn is_lost(netns: &NetNs, address: &str) -> bool {
+    let address: std::net::SocketAddr = address.parse().unwrap();
+    netns.run(move || {
+        let limit = std::time::Duration::from_millis(700);
+        let outcome = std::net::TcpStream::connect_timeout(&address, limit);
+        outcome.is_err_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+    })
+}
+
+/// Whether a program that the test looks with is there; says so where not.
+pub fn has_program(name: &str) -> bool {
+    let dirs = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    if dirs.iter().any(|dir| Path::new(dir).join(name).exists()) {
+        return true;
+    }
+    assert!(std::env::var("E2E_REQUIRE").as_deref() != Ok("1"), "E2E_REQUIRE=1, but there is no {name}");
+    eprintln!("SKIPPED: there is no {name}");
+    false
 }
 
 /// Joins two namespaces by a veth pair, one end `outer` in the first with `first`, the other in the second.

@@ -9,6 +9,7 @@ pub mod fs;
 pub mod idmap;
 #[allow(unsafe_code)]
 pub mod limits;
+pub mod lost_rules;
 pub mod monitor;
 pub mod mount;
 pub mod netns;

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use proto::cni::{Attachment, CniError, CniResult, Plugin, Request};
 
-use super::{open_netns, teardown};
+use super::{masquerade, open_netns, teardown};
 use crate::ipam;
 use conf::BridgeConf;
 
@@ -44,5 +44,10 @@ impl Plugin for Bridge {
     fn status(&self, request: &Request) -> Result<(), CniError> {
         let conf = BridgeConf::parse(request)?;
         if conf.has_ipam { ipam::status(request) } else { Ok(()) }
+    }
+
+    fn repair(&self, request: &Request, attachment: &Attachment) -> Result<(), CniError> {
+        let conf = BridgeConf::parse(request)?;
+        if conf.ip_masq { masquerade::repair(request, attachment) } else { Ok(()) }
     }
 }

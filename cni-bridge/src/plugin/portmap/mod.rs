@@ -4,17 +4,19 @@
 
 mod conf;
 mod flows;
+mod free;
 mod rules;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
-use super::damaged;
 use super::predecessor::{self, Trade};
-use crate::net::nft::{self, InsertError};
+use super::{damaged, prev_result};
+use crate::net::nft::{self, Conflict, Element, InsertError, OnDemand, Table};
 use crate::net::socket::Socket;
 use crate::net::{background, link, route, sysctl};
 use crate::owner::{Owner, is_stale};
@@ -30,12 +32,18 @@ impl Plugin for PortMap {
     }
 
     fn add(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<CniResult, CniError> {
-        let conf = PortMapConf::parse(request)?;
-        let result = prev_result(request)?;
-        if !conf.mappings.is_empty() {
-            let owner = Owner::new(&request.conf.name, attachment)?;
-            publish(&conf, &owner, &addresses(&conf, &result)?)?;
+        let mut conf = PortMapConf::parse(request)?;
+        let mut result = prev_result(request)?;
+        if conf.mappings.is_empty() {
+            return Ok(result);
         }
+        let owner = Owner::new(&request.conf.name, attachment)?;
+        let addresses = addresses(&conf, &result)?;
+        let mut socket = Socket::netfilter()?;
+        let asked: Vec<usize> = conf.to_be_found().collect();
+        free::choose(&mut socket, &owner, &mut conf.mappings)?;
+        publish(&mut socket, &conf, (&owner, &addresses), Table::insert)?;
+        result.port_mappings.extend(asked.into_iter().map(|index| free::told(&conf.mappings[index])));
         Ok(result)
     }
 
@@ -54,28 +62,38 @@ impl Plugin for PortMap {
     }
 
     fn check(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<(), CniError> {
-        let conf = PortMapConf::parse(request)?;
+        let mut conf = PortMapConf::parse(request)?;
         let result = prev_result(request)?;
         if conf.mappings.is_empty() {
             return Ok(());
         }
         let owner = Owner::new(&request.conf.name, attachment)?;
         let addresses = addresses(&conf, &result)?;
-        let published = rules::published(&owner, &conf.mappings, &addresses);
-        let (sources, chains) = rules::sources(&owner, conf.snat, &addresses);
-        let mut wanted: Vec<_> = published.into_iter().map(|(map, element, _)| (map, element)).collect();
-        wanted.extend(sources);
         let mut socket = Socket::netfilter()?;
-        let mut damage = rules::table().damage(&mut socket, &wanted, &chains)?;
-        if damage.is_none() && needs_localnet(&conf, &addresses).is_some() {
-            damage = rules::guard().damage(&mut socket, &[], &[])?;
-        }
-        match damage {
+        free::recall(&mut socket, &owner, &mut conf.mappings, &result)?;
+        match damage(&mut socket, &conf, &owner, &addresses)? {
             // What the reference plugin made serves as well.
             Some(_) if predecessor::has_any(&mut socket, Trade::Ports, &owner)? => Ok(()),
             Some(damage) => Err(damaged(format!("published ports: {damage}"))),
             None => Ok(()),
         }
+    }
+
+    fn repair(&self, request: &Request, attachment: &Attachment) -> Result<(), CniError> {
+        let mut conf = PortMapConf::parse(request)?;
+        let result = prev_result(request)?;
+        if conf.mappings.is_empty() {
+            return Ok(());
+        }
+        let owner = Owner::new(&request.conf.name, attachment)?;
+        let addresses = addresses(&conf, &result)?;
+        let mut socket = Socket::netfilter()?;
+        free::recall(&mut socket, &owner, &mut conf.mappings, &result)?;
+        free::choose(&mut socket, &owner, &mut conf.mappings)?;
+        if damage(&mut socket, &conf, &owner, &addresses)?.is_none() {
+            return Ok(());
+        }
+        publish(&mut socket, &conf, (&owner, &addresses), Table::mend)
     }
 
     fn gc(&self, request: &Request) -> Result<(), CniError> {
@@ -97,52 +115,94 @@ impl Plugin for PortMap {
     }
 }
 
-fn publish(conf: &PortMapConf, owner: &Owner, addresses: &[IpNet]) -> Result<(), CniError> {
-    let mut socket = Socket::netfilter()?;
+/// How elements get into a table: [`Table::insert`] or [`Table::mend`].
+type Place =
+    fn(&Table, &mut Socket, &[(&'static str, Element, Conflict)], &[OnDemand]) -> Result<(), InsertError>;
+
+fn publish(
+    socket: &mut Socket,
+    conf: &PortMapConf,
+    (owner, addresses): (&Owner, &[IpNet]),
+    place: Place,
+) -> Result<(), CniError> {
     let published = rules::published(owner, &conf.mappings, addresses);
-    for (map, _, index) in &published {
-        refuse_overlap(&mut socket, owner, &conf.mappings[*index], map)?;
-    }
+    refuse_overlap(socket, owner, &conf.mappings, &published)?;
     let (sources, chains) = rules::sources(owner, conf.snat, addresses);
-    let inserted = rules::table().insert(&mut socket, &rules::wanted(&published, &sources), &chains);
-    inserted.map_err(|error| match error {
+    let placed = place(&rules::table(), socket, &rules::wanted(&published, &sources), &chains);
+    placed.map_err(|error| match error {
         InsertError::Held { position, holder } => {
             let mapping = published.get(position).map(|(_, _, index)| &conf.mappings[*index]);
             held(mapping, &holder)
         }
         InsertError::Net(error) => error.into(),
     })?;
-    flows::after_publishing(&mut socket, &conf.mappings, addresses)?;
+    flows::after_publishing(socket, &conf.mappings, addresses)?;
     match needs_localnet(conf, addresses) {
-        Some(pod) => open_localnet(&mut socket, pod),
+        Some(pod) => open_localnet(socket, pod),
         None => Ok(()),
     }
+}
+
+/// What is missing, in words.
+fn damage(
+    socket: &mut Socket,
+    conf: &PortMapConf,
+    owner: &Owner,
+    addresses: &[IpNet],
+) -> Result<Option<String>, CniError> {
+    let published = rules::published(owner, &conf.mappings, addresses);
+    let (sources, chains) = rules::sources(owner, conf.snat, addresses);
+    let mut wanted: Vec<_> = published.into_iter().map(|(map, element, _)| (map, element)).collect();
+    wanted.extend(sources);
+    let damage = rules::table().damage(socket, &wanted, &chains)?;
+    if damage.is_none() && needs_localnet(conf, addresses).is_some() {
+        return Ok(rules::guard().damage(socket, &[], &[])?);
+    }
+    Ok(damage)
 }
 
 /// A port of all addresses and the same port of one address exclude each other, as they do for sockets.
 fn refuse_overlap(
     socket: &mut Socket,
     owner: &Owner,
-    mapping: &Mapping,
-    address_map: &str,
+    mappings: &[Mapping],
+    published: &[(&'static str, Element, usize)],
 ) -> Result<(), CniError> {
-    let table = rules::table().name;
-    let key = rules::port_key(mapping);
-    let holder = match mapping.host {
-        HostAddress::One(_) => {
-            let any = if address_map.ends_with('4') { "ports4" } else { "ports6" };
-            nft::element(socket, table, any, &key)?.map(|found| found.owner)
+    // Holders of ports of single addresses, by protocol and port; read when the first port of all addresses comes.
+    let mut singles: BTreeMap<&str, BTreeMap<Vec<u8>, String>> = BTreeMap::new();
+    for (map, _, index) in published {
+        let mapping = &mappings[*index];
+        let key = rules::port_key(mapping);
+        let (any, one) = if map.ends_with('4') { ("ports4", "addrs4") } else { ("ports6", "addrs6") };
+        let holder = match mapping.host {
+            HostAddress::One(_) => {
+                nft::element(socket, rules::table().id(), any, &key)?.map(|found| found.owner)
+            }
+            HostAddress::Any | HostAddress::Any4 | HostAddress::Any6 => {
+                if !singles.contains_key(one) {
+                    singles.insert(one, single_holders(socket, owner, one)?);
+                }
+                singles.get(one).and_then(|holders| holders.get(&key)).cloned()
+            }
+        };
+        match holder {
+            Some(holder) if holder != owner.tag() => return Err(held(Some(mapping), &holder)),
+            Some(_) | None => {}
         }
-        HostAddress::Any | HostAddress::Any4 | HostAddress::Any6 => {
-            let one = if address_map.ends_with('4') { "addrs4" } else { "addrs6" };
-            let all = nft::elements(socket, table, one)?.unwrap_or_default();
-            all.into_iter().find(|found| found.key.ends_with(&key)).map(|found| found.owner)
-        }
-    };
-    match holder {
-        Some(holder) if holder != owner.tag() => Err(held(Some(mapping), &holder)),
-        Some(_) | None => Ok(()),
     }
+    Ok(())
+}
+
+/// Who else holds a port of a single address.
+fn single_holders(
+    socket: &mut Socket,
+    owner: &Owner,
+    map: &str,
+) -> Result<BTreeMap<Vec<u8>, String>, CniError> {
+    let all = nft::elements(socket, rules::table().id(), map)?.unwrap_or_default();
+    let others = all.into_iter().filter(|found| found.owner != owner.tag());
+    let entry = |found: Element| Some((found.key.last_chunk::<8>()?.to_vec(), found.owner));
+    Ok(others.filter_map(entry).collect())
 }
 
 fn held(mapping: Option<&Mapping>, holder: &str) -> CniError {
@@ -173,11 +233,6 @@ fn open_localnet(netfilter: &mut Socket, pod: IpAddr) -> Result<(), CniError> {
     }
     guard.ensure(netfilter)?;
     Ok(sysctl::set(&key, "1")?)
-}
-
-fn prev_result(request: &Request) -> Result<CniResult, CniError> {
-    let missing = || CniError::config("prevResult", "missing; portmap must be chained after another plugin");
-    request.conf.prev_result()?.ok_or_else(missing)
 }
 
 /// The pod's addresses; every mapping must have one to lead to.

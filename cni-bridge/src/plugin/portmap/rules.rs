@@ -14,8 +14,8 @@ use ipnet::IpNet;
 
 use super::conf::{Family, HostAddress, Mapping, Snat};
 use crate::net::nft::{
-    Chain, Conflict, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table, Target,
-    Verdict,
+    Chain, Conflict, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table,
+    TableFamily, Target, Verdict,
 };
 use crate::owner::Owner;
 use crate::plugin::masquerade::{matches, of_family};
@@ -129,6 +129,7 @@ pub fn table() -> Table {
     let output =
         vec![Rule { comment: "published ports, from this host".to_owned(), steps: vec![jump_to("publish")] }];
     Table {
+        family: TableFamily::Inet,
         name: "berth_portmap",
         maps: vec![
             Map { name: "ports4", key: &[Field::Protocol, Field::Port], data: &[Field::Ipv4, Field::Port] },
@@ -178,7 +179,12 @@ pub fn guard() -> Table {
         drop("from outside to the loopback", HeaderField::Destination4),
         drop("from outside as the loopback", HeaderField::Source4),
     ];
-    Table { name: "berth_localnet", maps: Vec::new(), chains: vec![(chain, rules)] }
+    Table {
+        family: TableFamily::Inet,
+        name: "berth_localnet",
+        maps: Vec::new(),
+        chains: vec![(chain, rules)],
+    }
 }
 
 fn publish() -> Vec<Rule> {
