@@ -49,8 +49,9 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Looks at the network of the calling thread's namespaces, and at the files below `tops`.
-    pub fn of_network(tops: &[PathBuf]) -> Result<Self> {
+    /// Looks at the network of the calling thread's namespaces, and at the files below `tops`, where `number` stands
+    /// for any.
+    pub fn of_network(tops: &[PathBuf], number: &str) -> Result<Self> {
         let start = |name: &str| Program::new(paths::in_path(name).unwrap_or_else(|| name.into()));
         let mut snapshot = Self::default();
         snapshot.add("link", links(&start)?);
@@ -58,7 +59,7 @@ impl Snapshot {
         snapshot.add("route", routes(&start)?);
         snapshot.add("queue", queues(&start)?);
         snapshot.add("nft", nft(&start)?);
-        snapshot.add("file", files_below(tops));
+        snapshot.add("file", files_below(tops).iter().map(|path| path.replace(number, "N")).collect());
         Ok(snapshot)
     }
 

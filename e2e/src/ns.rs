@@ -30,13 +30,20 @@ pub fn make(hostname: &str) -> Result<()> {
     let recursive = MountPropagationFlags::REC;
     mount_change("/", MountPropagationFlags::PRIVATE | recursive).context("make / private")?;
     mount_change("/", MountPropagationFlags::SHARED | recursive).context("make / shared")?;
-    let unified = Path::new("/sys/fs/cgroup/unified");
-    if unified.join("cgroup.procs").exists() {
-        rustix::mount::unmount(unified, UnmountFlags::DETACH).context("unmount the hybrid cgroup2")?;
-    }
+    without_unified_cgroup()?;
     rustix::system::sethostname(hostname.as_bytes()).context("set the host name")?;
     Program::new("ip").args(["link", "set", "lo", "up"]).ok()?;
     Ok(())
+}
+
+/// Takes the hybrid cgroup2 mount out of the calling thread's mount namespace: crun takes no mixed hierarchy.
+#[allow(clippy::disallowed_methods, reason = "what a node's namespaces have is decided here")]
+pub fn without_unified_cgroup() -> Result<()> {
+    let unified = Path::new("/sys/fs/cgroup/unified");
+    if !unified.join("cgroup.procs").exists() {
+        return Ok(());
+    }
+    rustix::mount::unmount(unified, UnmountFlags::DETACH).context("unmount the hybrid cgroup2")
 }
 
 /// Moves the calling process, which must have one thread, into the namespaces of `holder`.

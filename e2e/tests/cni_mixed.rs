@@ -58,6 +58,28 @@ fn cases() -> Vec<Case> {
         case("ports-nft", json!([bridge(json!({})), portmap("nftables")]), ports(), Rules::Some),
         case("ports", json!([bridge(json!({})), {"type": "portmap", "snat": true, "capabilities":
             {"portMappings": true}}]), ports(), Rules::Some),
+        case("firewall", json!([bridge(json!({})), {"type": "firewall"}]), json!({}), Rules::Some),
+        case(
+            "tuning",
+            json!([bridge(json!({})), {"type": "tuning", "mtu": 1400, "mac": "02:00:00:00:00:77",
+                                       "sysctl": {"net.core.somaxconn": "500"}}]),
+            json!({}),
+            Rules::None,
+        ),
+        case(
+            "bandwidth",
+            json!([bridge(json!({})), {"type": "bandwidth", "ingressRate": 8_000_000, "ingressBurst": 800_000,
+                                       "egressRate": 8_000_000, "egressBurst": 800_000}]),
+            json!({}),
+            Rules::None,
+        ),
+        case("ptp", json!([{"type": "ptp", "ipMasq": true, "ipam": local("10.131.0.0/24")}]), json!({}), Rules::Some),
+        case(
+            "macvlan",
+            json!([{"type": "macvlan", "master": "wire0", "ipam": local("10.132.0.0/24")}]),
+            json!({}),
+            Rules::None,
+        ),
     ]
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use proto::cri as api;
 
 use crate::cri::{Cri, container};
-use crate::daemon::{Endpoint, Network, Setup};
+use crate::daemon::{Endpoint, Setup};
 use crate::image::set::{BUSYBOX, PAUSE};
 use crate::leaks::Snapshot;
 use crate::node::Node;
@@ -64,7 +64,7 @@ impl Contestant {
         let endpoint = if who == Who::Containerd { Endpoint::Containerd } else { Endpoint::Berth };
         let default_handler = who.handler().to_owned();
         let node =
-            Node::start(Setup { endpoint, default_handler, subnet: (90, 0), network: Network::Bridge })
+            Node::start(Setup { endpoint, default_handler, subnet: (90, 0), ..Setup::default() })
                 .with_context(|| format!("start the node of {}", who.label()))?;
         let meter = Meter::install(&node)?;
         let cri = node.cri().await?;

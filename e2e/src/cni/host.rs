@@ -1,5 +1,6 @@
 //! A host of a test's own: network and mount namespaces of one thread, with empty directories where plugins keep
-//! their state. It ends with the thread, and nothing of it was ever on a disk.
+//! their state, `lo`, and a link `wire0` to the outside world. It ends with the thread, and nothing of it was ever on a
+//! disk.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -94,7 +95,9 @@ impl Host {
     /// What the host's network and the plugins' state are now.
     pub fn snapshot(&self) -> Result<Snapshot> {
         let lasting: Vec<PathBuf> = ["/var/lib/cni", "/run/cni"].iter().map(PathBuf::from).collect();
-        Snapshot::of_network(&lasting)
+        // Ledgers of plugins are named by a number that is new after a reboot.
+        let own = std::fs::metadata("/proc/thread-self/ns/net")?;
+        Snapshot::of_network(&lasting, &std::os::unix::fs::MetadataExt::ino(&own).to_string())
     }
 
     /// Fails with what is there and was not `before`, or the reverse, once what plugins left running has had time.
@@ -107,7 +110,10 @@ impl Host {
     }
 
     fn begin(&self) -> Result<()> {
-        Program::new("ip").args(["link", "set", "lo", "up"]).silent()
+        Program::new("ip").args(["link", "set", "lo", "up"]).silent()?;
+        let pair = ["link", "add", "wire0", "type", "veth", "peer", "name", "wire1"];
+        Program::new("ip").args(pair).silent()?;
+        ["wire0", "wire1"].iter().try_for_each(|end| Program::new("ip").args(["link", "set", end, "up"]).silent())
     }
 
     /// Puts a file in the place of the kernel's boot id, so that [`Host::reboot`] can change it.

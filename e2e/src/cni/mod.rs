@@ -5,6 +5,7 @@
 //! what they leave.
 
 pub mod host;
+pub mod judges;
 pub mod plugins;
 pub mod random;
 pub mod runner;

@@ -51,7 +51,7 @@ impl Act<'_> {
     }
 
     fn is_bridged(&self, network: usize) -> bool {
-        self.networks[network].list.plugins[0].plugin == "bridge"
+        ["bridge", "ptp"].contains(&self.networks[network].list.plugins[0].plugin.as_str())
     }
 
     /// host-local's files of a network.
@@ -89,7 +89,8 @@ impl Act<'_> {
 fn untagged(links: &Value) -> Vec<String> {
     let all = links.as_array().into_iter().flatten();
     let pairs = all.filter(|link| link["linkinfo"]["info_kind"] == "veth" && link["ifalias"].is_null());
-    pairs.map(|link| link["ifname"].to_string()).collect()
+    let names = pairs.map(|link| link["ifname"].as_str().unwrap_or_default().to_owned());
+    names.filter(|name| !name.starts_with("wire")).collect()
 }
 
 /// Values of `key`, anywhere in `value`, that are tags of an owner.

@@ -63,7 +63,7 @@ impl fmt::Display for Tally {
 
 /// Carries out the plan with our plugins; fails at the first thing that is not as it must be.
 pub fn run(host: &Host, plan: Plan) -> Result<Tally> {
-    let networks = networks::all(host)?;
+    let networks = networks::all()?;
     let plugins = Maker::Ours.plugins(host)?;
     let mut act = Act {
         host,

@@ -3,12 +3,11 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::cni::host::Host;
 use crate::cni::runner::Network;
 
 /// All of them.
-pub fn all(_: &Host) -> Result<Vec<Network>> {
-    [masqueraded(), small(), plain()].iter().map(Network::new).collect()
+pub fn all() -> Result<Vec<Network>> {
+    [masqueraded(), small(), plain(), routed(), chained(), child()].iter().map(Network::new).collect()
 }
 
 fn list(name: &str, plugins: Value) -> Value {
@@ -47,6 +46,46 @@ fn plain() -> Value {
         json!([
             {"type": "bridge", "bridge": "plain0",
              "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.122.0.0/24"}]]}},
+        ]),
+    )
+}
+
+/// A pair of its own for each pod.
+fn routed() -> Value {
+    list(
+        "routed",
+        json!([
+            {"type": "ptp", "ipMasq": true,
+             "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.123.0.0/24"}]],
+                      "routes": [{"dst": "0.0.0.0/0"}]}},
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+        ]),
+    )
+}
+
+/// Everything that is chained.
+fn chained() -> Value {
+    list(
+        "chained",
+        json!([
+            {"type": "bridge", "bridge": "chained0", "isDefaultGateway": true, "ipMasq": true,
+             "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.124.0.0/24"}]]}},
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+            {"type": "firewall", "ingressPolicy": "same-bridge"},
+            {"type": "bandwidth", "ingressRate": 8_000_000, "ingressBurst": 800_000,
+             "egressRate": 8_000_000, "egressBurst": 800_000},
+            {"type": "tuning", "mtu": 1400, "sysctl": {"net.core.somaxconn": "500"}},
+        ]),
+    )
+}
+
+/// Links on top of one of the host's.
+fn child() -> Value {
+    list(
+        "child",
+        json!([
+            {"type": "macvlan", "master": "wire0", "mode": "bridge",
+             "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.125.0.0/24"}]]}},
         ]),
     )
 }
