@@ -73,8 +73,7 @@ mod tests {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
-        let mut expect: Vec<&str> = plugin::ALL.iter().map(|plugin| plugin.name()).collect();
-        expect.push(PROGRAM);
+        let mut expect: Vec<&str> = plugin::ALL.iter().map(|plugin| plugin.name()).chain([PROGRAM]).collect();
         expect.sort_unstable();
         assert_eq!(names, expect);
         assert_eq!(std::fs::read_link(target.join("bridge")).unwrap(), Path::new(PROGRAM));

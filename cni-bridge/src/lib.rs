@@ -6,6 +6,7 @@
 
 pub mod install;
 pub mod ipam;
+pub mod ledger;
 pub mod net;
 pub mod owner;
 pub mod plugin;

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use cni_bridge::{install, plugin, repair};
 
 const USAGE: &str = "\
-CNI plugins of Berth: bandwidth, bridge, firewall, host-local, loopback, portmap, tuning.
+CNI plugins of Berth: bandwidth, bridge, firewall, host-local, ipvlan, loopback, macvlan, portmap, ptp, static, tuning,
+vlan.
 
 usage: bridge, portmap, …                     as a link to this program: run that plugin
        cni-bridge PLUGIN                      run that plugin

@@ -12,9 +12,12 @@ pub mod exec;
 pub mod link;
 pub mod netns;
 pub mod nft;
+pub mod port;
+pub mod removal;
 pub mod route;
 #[allow(unsafe_code)]
 pub mod socket;
+pub mod sublink;
 pub mod sysctl;
 pub mod traffic;
 

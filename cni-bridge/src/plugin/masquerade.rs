@@ -15,6 +15,7 @@ use crate::net::nft::{
 };
 use crate::net::socket::Socket;
 use crate::owner::{Owner, is_stale};
+use crate::plugin::predecessor::{self, Trade};
 
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
@@ -61,12 +62,15 @@ pub fn repair(request: &Request, attachment: &Attachment) -> Result<(), CniError
     }
 }
 
-/// Forgets everything of the owner.
+/// Forgets everything of the owner, whoever made it.
 ///
 /// # Errors
 /// [`NetError`].
 pub fn remove(socket: &mut Socket, owner: &Owner) -> Result<(), NetError> {
-    table().remove(socket, &|tag| tag == owner.tag()).map(|_| ())
+    if table().remove(socket, &|tag| tag == owner.tag())?.is_empty() {
+        predecessor::forget(socket, Trade::Masquerade, &|trace| trace.is_of(owner))?;
+    }
+    Ok(())
 }
 
 /// Forgets everything of the network that belongs to no valid attachment.
@@ -74,7 +78,8 @@ pub fn remove(socket: &mut Socket, owner: &Owner) -> Result<(), NetError> {
 /// # Errors
 /// [`NetError`].
 pub fn gc(socket: &mut Socket, network: &NetworkName, valid: &[Attachment]) -> Result<(), NetError> {
-    table().remove(socket, &|tag| is_stale(tag, network, valid)).map(|_| ())
+    table().remove(socket, &|tag| is_stale(tag, network, valid))?;
+    predecessor::forget(socket, Trade::Masquerade, &|trace| trace.is_stale(network, valid))
 }
 
 /// What is missing, in words.
@@ -82,7 +87,10 @@ pub fn gc(socket: &mut Socket, network: &NetworkName, valid: &[Attachment]) -> R
 /// # Errors
 /// [`NetError`].
 pub fn damage(socket: &mut Socket, owner: &Owner, addresses: &[IpNet]) -> Result<Option<String>, NetError> {
-    table().damage(socket, &entries(owner, addresses), &chains(addresses))
+    let damage = table().damage(socket, &entries(owner, addresses), &chains(addresses))?;
+    // What the reference plugin made serves as well.
+    let made_by_other = damage.is_some() && predecessor::has_any(socket, Trade::Masquerade, owner)?;
+    Ok(damage.filter(|_| !made_by_other))
 }
 
 fn entries(owner: &Owner, addresses: &[IpNet]) -> Vec<(&'static str, Element)> {

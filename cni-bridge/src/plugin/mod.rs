@@ -2,18 +2,26 @@
 
 pub mod bandwidth;
 pub mod bridge;
+pub mod child;
 pub mod firewall;
+mod isolation;
+mod keys;
 pub mod loopback;
 mod masquerade;
+mod pod;
 pub mod portmap;
-mod reference;
+mod predecessor;
+pub mod ptp;
+mod teardown;
 pub mod tuning;
+mod veth;
 
 use std::path::Path;
 
 use proto::cni::plugin::OwnNetns;
 use proto::cni::{CniError, CniResult, ErrorCode, Plugin, Request};
 
+use crate::ipam::fixed::Static;
 use crate::ipam::host_local::HostLocal;
 use crate::net::NetError;
 use crate::net::netns::{NetNs, NetNsError};
@@ -24,9 +32,14 @@ pub const ALL: &[&(dyn Plugin + Sync)] = &[
     &bridge::Bridge,
     &firewall::Firewall,
     &HostLocal,
+    &child::IpVlan,
     &loopback::Loopback,
+    &child::MacVlan,
     &portmap::PortMap,
+    &ptp::Ptp,
+    &Static,
     &tuning::Tuning,
+    &child::Vlan,
 ];
 
 /// The plugin with the reference's name `name`.

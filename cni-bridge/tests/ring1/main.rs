@@ -5,11 +5,17 @@
 
 mod bandwidth;
 mod bridge;
+mod bridge_vlan;
 mod crash;
 mod firewall;
+mod ipvlan;
 mod loopback;
+mod macvlan;
 mod mixed;
 mod node;
 mod portmap;
+mod ptp;
 mod repair;
+mod switch;
 mod tuning;
+mod vlan;

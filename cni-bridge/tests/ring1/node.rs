@@ -10,6 +10,8 @@ use std::thread::JoinHandle;
 use cni_bridge::net::link;
 use cni_bridge::net::nft::{TableFamily, TableId, rules_of};
 use cni_bridge::net::socket::Socket;
+use cni_bridge::net::sublink::{self, Kind, SubLink};
+use netlink_packet_route::link::IpVlanMode;
 use proto::cni::args::Attachment;
 use proto::cni::runtime::{Additions, Environment, Output, plugin_input};
 use proto::cni::{CniError, CniResult, NetConfList, Verb};
@@ -122,6 +124,12 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         json["plugins"][0]["ipam"]["dataDir"] = dir.path().to_str().unwrap().into();
         change(&mut json);
+        for plugin in json["plugins"].as_array_mut().unwrap() {
+            plugin["stateDir"] = dir.path().join("state").to_str().unwrap().into();
+            if plugin["ipam"].is_object() {
+                plugin["ipam"]["dataDir"] = dir.path().to_str().unwrap().into();
+            }
+        }
         let list = NetConfList::parse(json.to_string().as_bytes()).unwrap();
         let host = NetNs::new();
         host.run(|| {
@@ -130,6 +138,24 @@ impl Node {
             socket.apply(&[link::set_up(&lo)]).unwrap();
         });
         Self { host, dir, list, others: None }
+    }
+
+    /// A node with a list of a single plugin.
+    pub fn with(plugin: Value) -> Self {
+        Self::new(|json| json["plugins"] = json!([plugin]))
+    }
+
+    /// Another network on the same host and store.
+    pub fn beside(self, name: &str, plugin: Value) -> (Self, NetConfList) {
+        let mut json = json!({"cniVersion": "1.1.0", "name": name, "plugins": [plugin]});
+        let plugin = &mut json["plugins"][0];
+        plugin["stateDir"] = self.dir.path().join("state").to_str().unwrap().into();
+        if plugin["ipam"].is_object() {
+            plugin["ipam"]["dataDir"] = self.dir.path().to_str().unwrap().into();
+        }
+        let list = NetConfList::parse(json.to_string().as_bytes()).unwrap();
+        let first = self.list;
+        (Self { host: self.host, dir: self.dir, list, others: self.others }, first)
     }
 
     /// Starts one plugin of the list.
@@ -252,11 +278,14 @@ impl Node {
     pub fn leftovers(&self) -> Vec<String> {
         let mut found = self.host.run(|| {
             let links = link::list(&mut Socket::route().unwrap()).unwrap();
-            let veths = links
-                .into_iter()
-                .filter(|link| matches!(link.kind.as_str(), "veth" | "ifb") && link.name != "wire0")
-                .map(|link| link.name);
-            let mut found: Vec<String> = veths.collect();
+            let own = |link: &link::Link| match link.kind.as_str() {
+                // The gateway of a VLAN stays, as its bridge does.
+                "veth" => link.name != "wire0" && !link.name.contains('.') && !link.name.starts_with("vgwp"),
+                "ifb" => true,
+                "macvlan" | "vlan" | "dummy" => link.group == link::OWN_GROUP,
+                _ => false,
+            };
+            let mut found: Vec<String> = links.into_iter().filter(own).map(|link| link.name).collect();
             let mut netfilter = Socket::netfilter().unwrap();
             for (table, map) in [
                 ("berth_masquerade", "pods4"),
@@ -270,6 +299,10 @@ impl Node {
                 ("berth_portmap_if", "ports4"),
                 ("berth_portmap_if", "addrs4"),
                 ("berth_portmap_if", "when4"),
+                ("berth_isolation", "from4"),
+                ("berth_isolation", "from6"),
+                ("berth_isolation", "to4"),
+                ("berth_isolation", "to6"),
                 ("berth_firewall", "pods4"),
                 ("berth_firewall", "pods6"),
             ] {
@@ -289,12 +322,27 @@ impl Node {
             found
         });
         let store = self.dir.path().join(self.list.name.as_str());
-        let files = std::fs::read_dir(store).into_iter().flatten();
-        let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        found.extend(names.filter(|name| name != "lock" && !name.starts_with("last_reserved_ip.")));
+        let noted = names(&store.join(".owners")).into_iter().map(|name| format!(".owners {name}"));
+        let reserved = names(&store).into_iter();
+        let reserved = reserved.filter(|name| {
+            name != "lock" && !name.starts_with("last_reserved_ip.") && !name.starts_with('.')
+        });
+        found.extend(reserved.chain(noted));
+        for ledger in names(&self.dir.path().join("state")) {
+            let ledger = self.dir.path().join("state").join(ledger);
+            found.extend(names(&ledger.join("attachments")).into_iter().map(|name| format!("ledger {name}")));
+            found.extend(names(&ledger.join("shared")).into_iter().map(|name| format!("shared {name}")));
+            let marks = names(&ledger).into_iter();
+            found.extend(marks.filter(|name| name.starts_with("made.") || name.starts_with("promiscuous.")));
+        }
         found.sort();
         found
     }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 #[allow(clippy::disallowed_methods, reason = "the test runs the program under test")]
@@ -341,6 +389,57 @@ pub fn connect(netns: &NetNs, address: &str) -> Result<String, std::io::ErrorKin
     })
 }
 
+/// Whether nothing that is sent from inside `netns` to `address` is answered.
+pub fn is_cut_off(netns: &NetNs, address: &str) -> bool {
+    let address: std::net::SocketAddr = address.parse().unwrap();
+    netns.run(move || {
+        std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_millis(400)).is_err()
+    })
+}
+
+/// A feature of the kernel that not every machine has.
+#[derive(Debug, Clone, Copy)]
+pub enum Feature {
+    Vlan,
+    IpVlan,
+    BridgeVlans,
+}
+
+/// Whether the test can run: with privilege, and on a kernel that has `feature`; says so where not. What the kernel
+/// lacks is no failure even where all tests are required: they run in the guest.
+pub fn kernel_has(feature: Feature) -> bool {
+    if !privileged() {
+        return false;
+    }
+    let has = NetNs::new().run(move || {
+        let mut socket = Socket::route().unwrap();
+        let mut on_top = |kind| {
+            sublink::create_nowhere(&mut socket, "below", None).unwrap();
+            let lower = link::get(&mut socket, "below").unwrap().unwrap().index;
+            let wanted = SubLink { name: "above", lower, netns: None, mtu: None, mac: None, kind };
+            sublink::create(&mut socket, &wanted).is_ok()
+        };
+        match feature {
+            Feature::Vlan => on_top(Kind::Vlan(5)),
+            Feature::IpVlan => on_top(Kind::IpVlan(IpVlanMode::L2)),
+            Feature::BridgeVlans => {
+                link::create_bridge(&mut socket, "br0", link::Mac([2; 6]), None).unwrap();
+                let bridge = link::get(&mut socket, "br0").unwrap().unwrap();
+                socket.apply(&[link::set_vlan_filtering(&bridge)]).is_ok()
+            }
+        }
+    });
+    if !has {
+        let what = match feature {
+            Feature::Vlan => "VLANs (module 8021q)",
+            Feature::IpVlan => "ipvlan (module ipvlan)",
+            Feature::BridgeVlans => "VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING)",
+        };
+        eprintln!("SKIPPED: the kernel does not have {what}; `make test-guest` runs this test");
+    }
+    has
+}
+
 /// Whether packets to `address` get lost: no answer comes within a short time, good or bad.
 pub fn is_lost(netns: &NetNs, address: &str) -> bool {
     let address: std::net::SocketAddr = address.parse().unwrap();
@@ -380,6 +479,7 @@ pub fn wire(first: &NetNs, second: &NetNs, addresses: (&str, &str)) {
             peer_netns: netns.raw_fd(),
             mtu: None,
             peer_mac: None,
+            group: 0,
         };
         link::create_veth(&mut Socket::route().unwrap(), &pair).unwrap();
         up("wire0", mine);

@@ -69,6 +69,8 @@ pub enum Meta {
     EtherType = 1,
     /// Index of the link it came in through, 4 bytes in host order.
     InputLink = 4,
+    /// Name of the link it leaves through, 16 bytes.
+    OutputName = 7,
     /// Name of the link it came in through, padded to 16 bytes.
     InputName = 6,
     /// Address family, 1 byte.

@@ -6,6 +6,7 @@
 
 mod batch;
 mod expression;
+pub mod foreign;
 mod query;
 mod table;
 pub(crate) mod wire;

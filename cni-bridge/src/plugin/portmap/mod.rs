@@ -15,7 +15,8 @@ use std::path::Path;
 use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
-use super::{collect, damaged, prev_result, reference};
+use super::predecessor::{self, Trade};
+use super::{collect, damaged, prev_result};
 use crate::net::nft::{self, Table};
 use crate::net::socket::Socket;
 use crate::net::{background, link, route, sysctl};
@@ -57,7 +58,10 @@ impl Plugin for PortMap {
         let owner = Owner::new(&request.conf.name, attachment)?;
         let mut socket = Socket::netfilter()?;
         let removed = publish::remove(&mut socket, &|tag| tag == owner.tag());
-        let theirs = reference::remove_ports(&mut socket, &request.conf.name, attachment);
+        let theirs = match &removed {
+            Ok(removed) if !removed.is_empty() => Ok(()),
+            _ => predecessor::forget(&mut socket, Trade::Ports, &|trace| trace.is_of(&owner)),
+        };
         if removed.as_ref().is_ok_and(|removed| !removed.is_empty()) {
             background::leave(move || socket);
         }
@@ -74,8 +78,12 @@ impl Plugin for PortMap {
         let addresses = addresses(&conf, &result)?;
         let mut socket = Socket::netfilter()?;
         free::recall(&mut socket, &owner, &mut conf.mappings, &result)?;
-        let damage = damage(&mut socket, &conf, (&owner, &addresses))?;
-        damage.map_or(Ok(()), |damage| Err(damaged(format!("published ports: {damage}"))))
+        match damage(&mut socket, &conf, (&owner, &addresses))? {
+            // What the reference plugin made serves as well.
+            Some(_) if predecessor::has_any(&mut socket, Trade::Ports, &owner)? => Ok(()),
+            Some(damage) => Err(damaged(format!("published ports: {damage}"))),
+            None => Ok(()),
+        }
     }
 
     fn repair(&self, request: &Request, attachment: &Attachment) -> Result<(), CniError> {
@@ -89,7 +97,8 @@ impl Plugin for PortMap {
         let mut socket = Socket::netfilter()?;
         free::recall(&mut socket, &owner, &mut conf.mappings, &result)?;
         free::choose(&mut socket, &owner, &mut conf.mappings)?;
-        if damage(&mut socket, &conf, (&owner, &addresses))?.is_none() {
+        let whole = damage(&mut socket, &conf, (&owner, &addresses))?.is_none();
+        if whole || predecessor::has_any(&mut socket, Trade::Ports, &owner)? {
             return Ok(());
         }
         publish(&mut socket, &conf, (&owner, &addresses), Table::mend)
@@ -99,7 +108,10 @@ impl Plugin for PortMap {
         let valid = request.conf.valid_attachments()?;
         let stale = |tag: &str| is_stale(tag, &request.conf.name, &valid);
         let mut socket = Socket::netfilter()?;
-        Ok(publish::remove(&mut socket, &stale).map(drop)?)
+        let removed = publish::remove(&mut socket, &stale).map(drop);
+        let of_other = |trace: &predecessor::Trace| trace.is_stale(&request.conf.name, &valid);
+        let theirs = predecessor::forget(&mut socket, Trade::Ports, &of_other);
+        collect([removed.map_err(CniError::from), theirs.map_err(CniError::from)])
     }
 
     fn status(&self, request: &Request) -> Result<(), CniError> {
