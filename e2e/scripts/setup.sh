@@ -120,7 +120,12 @@ build_cni_tests() {
     source=$(go list -m -f '{{.Dir}}' $plugins)
     cp -r --no-preserve=mode "$source/integration/testdata" "$cni_dir/tests/"
   )
-  (cd e2e/go/libnetwork && go test -c -o "$cni_dir/tests/libnetwork.test" github.com/containers/common/libnetwork/cni)
+  (
+    cd e2e/go/libnetwork
+    go test -c -o "$cni_dir/tests/libnetwork.test" github.com/containers/common/libnetwork/cni
+    source=$(go list -m -f '{{.Dir}}' github.com/containers/common)
+    cp -r --no-preserve=mode "$source/libnetwork/cni/testfiles" "$cni_dir/tests/"
+  )
   printf '%s\n' "$wanted" >"$stamp"
 }
 
