@@ -1,6 +1,6 @@
-//! CNI plugins: bridge, host-local, loopback, portmap; and the netlink, nf_tables and address management below them.
+//! CNI plugins for links, ports and addresses; and the netlink, nf_tables and address management below them.
 //!
-//! Imports go one way: `plugin` → `ipam` → `net`. Only `net` touches the kernel's network state.
+//! Imports go one way: `plugin` → {`ledger`, `ipam`} → `net`. Only `net` touches the kernel's network state.
 #![deny(unsafe_code)]
 
 pub mod install;

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::node::{Feature, NetNs, Node, connect, kernel_has, serve, wire};
+use super::node::{NetNs, Node};
+use super::wire::{Feature, connect, kernel_has, serve, wire};
 
 fn conf(mode: &str) -> Value {
     json!({"type": "ipvlan", "master": "wire0", "mode": mode, "mtu": 1400,

@@ -6,7 +6,8 @@ use std::time::Duration;
 use proto::cni::ErrorCode;
 use serde_json::{Value, json};
 
-use super::node::{NetNs, Node, connect, privileged, serve, wire};
+use super::node::{NetNs, Node, privileged};
+use super::wire::{connect, serve, wire};
 
 fn ports(host: u16) -> Value {
     json!([{"hostPort": host, "containerPort": 80, "protocol": "tcp"}])
