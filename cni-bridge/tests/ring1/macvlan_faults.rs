@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use super::macvlan::{NOTHING, changed, conf, no_link, on_wire};
 use super::node::{NetNs, Node, attachment, privileged};
-use super::wire::{Feature, kernel_has};
 
 #[test]
 fn check_finds_each_damage() {
@@ -213,7 +212,7 @@ fn a_killed_call_is_undone_by_del() {
     killed_at_any_time(&node, 40);
 }
 
-fn killed_at_any_time(node: &Node, rounds: u64) {
+pub fn killed_at_any_time(node: &Node, rounds: u64) {
     let target = attachment("a");
     for round in 0..rounds {
         let pod = NetNs::new();
@@ -233,13 +232,4 @@ fn killed_at_any_time(node: &Node, rounds: u64) {
         node.del("a", netns).unwrap();
         assert_eq!(node.leftovers(), NOTHING, "round {round}");
     }
-}
-
-#[test]
-fn a_killed_call_leaves_no_vlan() {
-    if !kernel_has(Feature::Vlan) {
-        return;
-    }
-    let (node, _world) = on_wire(changed(|conf| conf["master"] = "wire0.9".into()));
-    killed_at_any_time(&node, 20);
 }

@@ -4,9 +4,8 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bridge;
-mod bridge_vlan;
 mod crash;
-mod ipvlan;
+mod guest;
 mod loopback;
 mod macvlan;
 mod macvlan_faults;
@@ -14,5 +13,4 @@ mod node;
 mod portmap;
 mod ptp;
 mod switch;
-mod vlan;
 mod wire;

@@ -53,7 +53,7 @@ const PLAN: [Planned; 10] = [
     planned("harness", "harness", &[], "crun", 900),
     planned("cgroups", "cri_server", &["host::cgroup", "spec::ring1"], "crun", 900),
     planned("monitor", "monitor_pod", &[], "crun", 900),
-    planned("plugins", "ring1", &[], "crun", 900),
+    planned("plugins", "ring1", &["guest::"], "crun", 900),
     planned("runtime-crun", "runtime", &[], "crun", 900),
     planned("namespaces-crun", "namespaces", &[], "crun", 900),
     planned("resources-crun", "resources", &[], "crun", 900),
