@@ -7,7 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::node::{Added, NetNs, Node, connect, is_lost, privileged, serve, wire};
+use super::node::{Added, NetNs, Node, privileged};
+use super::wire::{connect, is_lost, serve, wire};
 
 fn with_firewall(json: &mut Value) {
     let firewall = json!({"type": "firewall", "ingressPolicy": "isolated"});

@@ -49,10 +49,11 @@ struct Planned {
 }
 
 /// Steps in order: what fails early says most.
-const PLAN: [Planned; 9] = [
+const PLAN: [Planned; 10] = [
     planned("harness", "harness", &[], "crun", 900),
     planned("cgroups", "cri_server", &["host::cgroup", "spec::ring1"], "crun", 900),
     planned("monitor", "monitor_pod", &[], "crun", 900),
+    planned("plugins", "ring1", &["guest::"], "crun", 900),
     planned("runtime-crun", "runtime", &[], "crun", 900),
     planned("namespaces-crun", "namespaces", &[], "crun", 900),
     planned("resources-crun", "resources", &[], "crun", 900),
@@ -144,7 +145,7 @@ impl Options {
 
 impl Planned {
     fn is_of_products(&self) -> bool {
-        ["cri_server", "monitor_pod"].contains(&self.test)
+        ["cri_server", "monitor_pod", "ring1"].contains(&self.test)
     }
 
     fn as_step(&self, built: &Built) -> Result<Step> {
