@@ -1,7 +1,6 @@
-//! CNI plugins: bandwidth, bridge, firewall, host-local, loopback, portmap, tuning; and the netlink, nf_tables and
-//! address management below them.
+//! CNI plugins for links, ports, rules and addresses; and the netlink, nf_tables and address management below them.
 //!
-//! Imports go one way: `repair` → `plugin` → `ipam` → `net`. Only `net` touches the kernel's network state.
+//! Imports go one way: `repair` → `plugin` → {`ledger`, `ipam`} → `net`. Only `net` touches the kernel's network state.
 #![deny(unsafe_code)]
 
 pub mod install;

@@ -38,8 +38,7 @@ fn cases() -> Vec<Case> {
         json!({"type": "portmap", "backend": backend, "snat": true,
                                          "capabilities": {"portMappings": true}})
     };
-    let case =
-        |name, plugins, capabilities| Case { name, plugins, capabilities };
+    let case = |name, plugins, capabilities| Case { name, plugins, capabilities };
     vec![
         case("bridge", json!([bridge(json!({}))]), json!({})),
         case(
@@ -68,11 +67,7 @@ fn cases() -> Vec<Case> {
                                        "egressRate": 8_000_000, "egressBurst": 800_000}]),
             json!({}),
         ),
-        case(
-            "ptp",
-            json!([{"type": "ptp", "ipMasq": true, "ipam": local("10.131.0.0/24")}]),
-            json!({}),
-        ),
+        case("ptp", json!([{"type": "ptp", "ipMasq": true, "ipam": local("10.131.0.0/24")}]), json!({})),
         case(
             "macvlan",
             json!([{"type": "macvlan", "master": "wire0", "ipam": local("10.132.0.0/24")}]),

@@ -114,13 +114,13 @@ mod tests {
     fn the_longest_rest_ends_first() {
         let cooling = Cooling::new(tempfile::tempfile().unwrap());
         let address = |low: u8| IpAddr::from([10, 0, 0, low]);
-        assert_eq!(cooling.rested(Duration::ZERO).unwrap(), [address(0); 0]);
+        assert_eq!(cooling.rested(Duration::ZERO).unwrap(), Vec::<IpAddr>::new());
         cooling.push(address(2)).unwrap();
         cooling.push("fd00::1".parse().unwrap()).unwrap();
-        assert_eq!(cooling.rested(Duration::from_secs(60)).unwrap(), [address(0); 0]);
+        assert_eq!(cooling.rested(Duration::from_secs(60)).unwrap(), Vec::<IpAddr>::new());
         assert_eq!(cooling.resting().unwrap(), [address(2), "fd00::1".parse().unwrap()]);
         assert_eq!(cooling.rested(Duration::ZERO).unwrap().len(), 2);
-        assert_eq!(cooling.resting().unwrap(), [address(0); 0]);
+        assert_eq!(cooling.resting().unwrap(), Vec::<IpAddr>::new());
         cooling.push(address(3)).unwrap();
         assert_eq!(cooling.resting().unwrap(), [address(3)]);
     }

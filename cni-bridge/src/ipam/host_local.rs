@@ -334,6 +334,67 @@ mod tests {
     }
 
     #[test]
+    fn what_an_earlier_boot_gave_is_free_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = request(dir.path(), json!({"ipam": {"dataDir": dir.path(), "subnet": "10.1.0.0/29"}}));
+        let file = |name: &str| dir.path().join("n").join(name);
+        add(&plain, "c1").unwrap();
+        add(&plain, "c2").unwrap();
+        // Another plugin's, which says nothing of boots.
+        std::fs::write(file("10.1.0.4"), "c9\r\neth0").unwrap();
+        std::fs::write(file(".boot"), "earlier").unwrap();
+        let note = std::fs::read_to_string(file(".owners/c1@eth0")).unwrap();
+        let boot = note.lines().next().unwrap().to_owned();
+        std::fs::write(file(".owners/c1@eth0"), note.replace(&boot, "boot earlier")).unwrap();
+        std::fs::write(file(".owners/c2@eth0"), "").unwrap();
+        assert_eq!(add(&plain, "c3").unwrap(), "10.1.0.5/29", "round robin goes on");
+        let mut held = Store::open(dir.path(), "n").unwrap().held().unwrap();
+        held.sort();
+        assert_eq!(held, ["10.1.0.4".parse::<IpAddr>().unwrap(), "10.1.0.5".parse().unwrap()]);
+        assert!(!file(".owners/c1@eth0").exists());
+    }
+
+    #[test]
+    fn another_plugin_may_work_on_the_same_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = request(dir.path(), json!({"ipam": {"dataDir": dir.path(), "subnet": "10.1.0.0/29"}}));
+        let file = |name: &str| dir.path().join("n").join(name);
+        add(&plain, "c1").unwrap();
+        // It gives the next two, crashes at the third, and takes back ours.
+        std::fs::write(file("10.1.0.3"), "c2\r\neth0").unwrap();
+        std::fs::write(file("10.1.0.4"), "c3\r\neth0").unwrap();
+        std::fs::write(file("10.1.0.5"), "").unwrap();
+        std::fs::remove_file(file("10.1.0.2")).unwrap();
+        assert_eq!(add(&plain, "c4").unwrap(), "10.1.0.5/29", "an empty file is no reservation");
+        assert_eq!(add(&plain, "c5").unwrap(), "10.1.0.6/29");
+        assert_eq!(
+            add(&plain, "c6").unwrap(),
+            "10.1.0.2/29",
+            "what it freed is found when nothing else is left"
+        );
+        HostLocal.del(&plain, &attachment("c2"), None).unwrap();
+        assert!(!file("10.1.0.3").exists(), "what it gave is given back");
+    }
+
+    #[test]
+    fn freed_addresses_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |rest: u64| {
+            let ipam = json!({"dataDir": dir.path(), "subnet": "10.1.0.0/29", "restSeconds": rest});
+            request(dir.path(), json!({"ipam": ipam}))
+        };
+        for name in ["c2", "c3", "c4", "c5"] {
+            add(&with(600), name).unwrap();
+        }
+        HostLocal.del(&with(600), &attachment("c4"), None).unwrap();
+        HostLocal.del(&with(600), &attachment("c2"), None).unwrap();
+        assert_eq!(add(&with(600), "d1").unwrap(), "10.1.0.6/29");
+        assert_eq!(add(&with(600), "d2").unwrap(), "10.1.0.4/29", "it has rested longest");
+        HostLocal.del(&with(600), &attachment("d2"), None).unwrap();
+        assert_eq!(add(&with(0), "d3").unwrap(), "10.1.0.2/29", "nobody rests: the next after the last");
+    }
+
+    #[test]
     fn resolver_files_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("resolv.conf");

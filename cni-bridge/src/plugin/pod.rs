@@ -10,6 +10,7 @@ use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Request};
 use super::damaged;
 use crate::ipam;
 use crate::net::link::{self, Link};
+use crate::net::netns::NetNs;
 use crate::net::socket::{Message, Socket};
 use crate::net::{NetError, addr, route, sysctl};
 
@@ -52,6 +53,18 @@ pub fn prepare(ifname: &str) -> Result<(), NetError> {
     sysctl::set_if_present(&format!("ipv6/conf/{ifname}/ndisc_notify"), "1")?;
     sysctl::set_if_present(&format!("ipv6/conf/{ifname}/accept_ra"), "0")?;
     sysctl::set_if_present(&format!("ipv6/conf/{ifname}/accept_dad"), "0")
+}
+
+/// Lets the interface have the result's IPv6 addresses, where the namespace has IPv6 turned off.
+///
+/// # Errors
+/// Of entering the namespace, and of the setting.
+pub fn allow_ipv6(netns: &NetNs, ifname: &str, result: &CniResult) -> Result<(), CniError> {
+    if result.ips.iter().all(|ip| ip.address.addr().is_ipv4()) {
+        return Ok(());
+    }
+    netns.run(|| sysctl::ensure(&format!("ipv6/conf/{ifname}/disable_ipv6"), "0"))??;
+    Ok(())
 }
 
 /// Addresses, link up, routes: in one go.

@@ -123,6 +123,7 @@ fn connect(
         sysctl::ensure(forwarding(ip.address.addr()), "1")?;
     }
     host.apply(&host_changes(&host_end, owner, &result))?;
+    pod::allow_ipv6(netns, ifname, &result)?;
     inside.apply(&pod_changes(&pod_end, &result))?;
     if conf.ip_masq {
         let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();

@@ -4,7 +4,8 @@ use proto::cni::runtime::Additions;
 use proto::cni::{ErrorCode, Verb};
 use serde_json::{Value, json};
 
-use super::node::{Added, NetNs, Node, attachment, connect, has_program, privileged, serve};
+use super::node::{Added, NetNs, Node, attachment, privileged};
+use super::wire::{connect, has_program, serve};
 
 fn node() -> Node {
     Node::new(|json| {

@@ -4,7 +4,8 @@ use proto::cni::runtime::Additions;
 use proto::cni::{ErrorCode, Verb};
 use serde_json::{Value, json};
 
-use super::node::{NetNs, Node, attachment, connect, privileged, serve, wire};
+use super::node::{NetNs, Node, attachment, privileged};
+use super::wire::{connect, serve, wire};
 
 fn only_bridge(json: &mut Value) {
     json["plugins"].as_array_mut().unwrap().truncate(1);

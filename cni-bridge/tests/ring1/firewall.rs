@@ -4,7 +4,8 @@ use proto::cni::runtime::Additions;
 use proto::cni::{ErrorCode, NetConfList, Verb};
 use serde_json::{Value, json};
 
-use super::node::{Added, NetNs, Node, attachment, connect, has_program, is_lost, privileged, serve, wire};
+use super::node::{Added, NetNs, Node, attachment, privileged};
+use super::wire::{connect, has_program, is_lost, serve, wire};
 
 /// bridge and firewall on `bridge` with `10.<net>.0.0/24` and `fd00:<net>::/64`.
 fn configure(json: &mut Value, bridge: &str, net: u8, policy: &str) {

@@ -5,12 +5,12 @@
 
 mod bandwidth;
 mod bridge;
-mod bridge_vlan;
 mod crash;
 mod firewall;
-mod ipvlan;
+mod guest;
 mod loopback;
 mod macvlan;
+mod macvlan_faults;
 mod mixed;
 mod node;
 mod portmap;
@@ -18,4 +18,4 @@ mod ptp;
 mod repair;
 mod switch;
 mod tuning;
-mod vlan;
+mod wire;

@@ -5,7 +5,8 @@ use std::path::Path;
 use proto::cni::Verb;
 use serde_json::{Value, json};
 
-use super::node::{NetNs, Node, connect, has_program, privileged, serve};
+use super::node::{NetNs, Node, privileged};
+use super::wire::{connect, has_program, serve};
 
 /// Where Debian installs the reference plugins.
 const REFERENCE: &str = "/usr/lib/cni";

@@ -3,7 +3,8 @@
 use proto::cni::{ErrorCode, Verb};
 use serde_json::{Value, json};
 
-use super::node::{NetNs, Node, attachment, connect, privileged, serve, wire};
+use super::node::{NetNs, Node, attachment, privileged};
+use super::wire::{connect, serve, wire};
 
 fn conf() -> Value {
     json!({"type": "ptp", "ipMasq": true, "mtu": 1400, "dns": {"nameservers": ["10.9.0.53"]},

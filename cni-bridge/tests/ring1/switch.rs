@@ -3,7 +3,8 @@
 use proto::cni::ErrorCode;
 use serde_json::{Value, json};
 
-use super::node::{NetNs, Node, connect, is_cut_off, privileged, serve, wire};
+use super::node::{NetNs, Node, privileged};
+use super::wire::{connect, is_cut_off, serve, wire};
 
 fn conf(bridge: &str, subnet: &str) -> Value {
     json!({"type": "bridge", "bridge": bridge, "isDefaultGateway": true,

@@ -72,6 +72,7 @@ impl Attaching<'_> {
         let pod_end = pod::expect_link(&mut inside, ifname)?;
         port::connect(&mut self.host, self.conf, (&self.bridge, &host_end), (&pod_end, &self.owner))?;
         let gateway_link = self.gateways(&result)?;
+        pod::allow_ipv6(self.netns, ifname, &result)?;
         inside.apply(&self.pod_changes(&pod_end, &result))?;
         let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
         if self.conf.ip_masq {

@@ -1,5 +1,6 @@
 //! CHECK: is everything that ADD made still there and as it was.
 
+use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, CniResult, Request};
 
 use super::attach::gateway_of;
@@ -32,18 +33,24 @@ pub fn check(
         ipam::check(request, attachment)?;
     }
     let addresses = pod::addresses_of(&result, index);
-    if conf.ip_masq {
-        if let Some(damage) = masquerade::damage(&mut Socket::netfilter()?, &owner, &addresses)? {
-            return Err(damaged(format!("masquerade: {damage}")));
-        }
+    check_rules(conf, &owner, &addresses)
+}
+
+fn check_rules(conf: &BridgeConf, owner: &Owner, addresses: &[IpNet]) -> Result<(), CniError> {
+    let mut socket = Socket::netfilter()?;
+    let masquerade = match conf.ip_masq {
+        true => masquerade::damage(&mut socket, owner, addresses)?,
+        false => None,
+    };
+    let isolation = match conf.isolated {
+        true => isolation::damage(&mut socket, owner, &conf.gateway_link(), addresses)?,
+        false => None,
+    };
+    match (masquerade, isolation) {
+        (Some(damage), _) => Err(damaged(format!("masquerade: {damage}"))),
+        (None, Some(damage)) => Err(damaged(format!("isolateNetworks: {damage}"))),
+        (None, None) => Ok(()),
     }
-    if conf.isolated {
-        let network = conf.gateway_link();
-        if let Some(damage) = isolation::damage(&mut Socket::netfilter()?, &owner, &network, &addresses)? {
-            return Err(damaged(format!("isolateNetworks: {damage}")));
-        }
-    }
-    Ok(())
 }
 
 fn check_host(conf: &BridgeConf, owner: &Owner, result: &CniResult, mac: &str) -> Result<(), CniError> {

@@ -71,10 +71,11 @@ pub fn gateway_link(host: &mut Socket, conf: &BridgeConf, bridge: &Link, id: u16
     let name = conf.gateway_link();
     let inner = hashed_name("vgwp", &name);
     let port_is_whole = |port: &Link| port.controller == Some(bridge.index) && port.up;
-    if let (Some(link), Some(port)) = (link::get(host, &name)?, link::get(host, &inner)?) {
-        if link.up && port_is_whole(&port) {
-            return Ok(link);
-        }
+    if let (Some(link), Some(port)) = (link::get(host, &name)?, link::get(host, &inner)?)
+        && link.up
+        && port_is_whole(&port)
+    {
+        return Ok(link);
     }
     let _ordered = Ledger::open(&conf.state_dir)?;
     match link::get(host, &name)? {
@@ -103,7 +104,7 @@ pub fn gateway_link(host: &mut Socket, conf: &BridgeConf, bridge: &Link, id: u16
     }
     changes.extend([port::add_vlans(&port, vlan), link::set_up(&link)]);
     host.apply(&changes)?;
-    Ok(pod::expect_link(host, &name)?)
+    pod::expect_link(host, &name)
 }
 
 /// Verifies mode, VLANs and expected address of a port.

@@ -3,15 +3,16 @@
 use std::net::IpAddr;
 
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Request};
+use rustix::io::Errno;
 
 use super::conf::{ChildConf, Master};
 use super::{detach, parent, shim};
 use crate::ledger::{Entry, Ledger};
 use crate::net::link::{self, Link};
 use crate::net::netns::NetNs;
-use crate::net::removal;
 use crate::net::socket::Socket;
 use crate::net::sublink::{self, Kind, SubLink};
+use crate::net::{NetError, removal};
 use crate::owner::Owner;
 use crate::plugin::pod;
 
@@ -64,6 +65,7 @@ impl Attaching<'_> {
         let parent = self.parent()?;
         let link = self.make(&parent)?;
         let mut result = self.addresses()?;
+        pod::allow_ipv6(self.netns, &link.name, &result)?;
         self.inside.apply(&pod::changes(&link, &result))?;
         self.shim(&parent, &result)?;
         let link = pod::expect_link(&mut self.inside, &link.name)?;
@@ -109,15 +111,7 @@ impl Attaching<'_> {
             kind: self.conf.kind,
         };
         let socket = if inside { &mut self.inside } else { &mut self.host };
-        match sublink::create(socket, &wanted) {
-            Ok(()) => {}
-            Err(error) if error.is_unsupported() => return Err(parent::lacks(wanted.kind.module(), &error)),
-            Err(error) if error.is_exists() && matches!(wanted.kind, Kind::Vlan(_)) => {
-                let msg = format!("vlanId: another link has this VLAN of {}", parent.name);
-                return Err(CniError::caused(ErrorCode::PLUGIN, msg, &error));
-            }
-            Err(error) => return Err(error.into()),
-        }
+        sublink::create(socket, &wanted).map_err(|error| refused(wanted.kind, &parent.name, &error))?;
         let ifname = self.attachment.ifname.as_str();
         let link = pod::expect_link(&mut self.inside, &draft)?;
         match self.inside.apply(&[link::rename(&link, ifname, self.owner.tag())]) {
@@ -160,6 +154,22 @@ fn request_result(request: &Request, conf: &ChildConf) -> Result<CniResult, CniE
 
 fn is_inside(conf: &ChildConf) -> bool {
     matches!(conf.master, Master::InContainer(_))
+}
+
+/// What it means that the kernel makes no link of this kind on this parent.
+fn refused(kind: Kind, parent: &str, error: &NetError) -> CniError {
+    let msg = match (error.errno(), kind) {
+        (Some(Errno::OPNOTSUPP), _) => return parent::lacks(kind.module(), error),
+        (Some(Errno::EXIST), Kind::Vlan(_)) => format!("vlanId: another link has this VLAN of {parent}"),
+        (Some(Errno::BUSY), _) => {
+            format!("master: link {parent} is a port of something, or has links of another kind on it")
+        }
+        (Some(Errno::INVAL), Kind::MacVlan { .. }) => {
+            format!("mode: link {parent} has links on it, and a mode does not go with others")
+        }
+        _ => error.to_string(),
+    };
+    CniError::caused(ErrorCode::PLUGIN, msg, error)
 }
 
 fn name_taken(attachment: &Attachment) -> CniError {

@@ -70,7 +70,16 @@ pub fn macvlan(request: &Request) -> Result<ChildConf, CniError> {
     };
     let queue = top.number("bcqueuelen", 0, i64::from(u32::MAX))?.filter(|length| *length != 0);
     let kind = Kind::MacVlan { mode, queue: queue.and_then(|length| u32::try_from(length).ok()) };
-    let mut conf = common(request, kind, top.flag("internal")?)?;
+    let mut conf = common(request, kind)?;
+    if top.flag("internal")? {
+        conf.master = match conf.master {
+            Master::DefaultRoute => Master::Nowhere,
+            Master::InContainer(_) => {
+                return Err(CniError::config("internal", "cannot be combined with linkInContainer"));
+            }
+            _ => return Err(CniError::config("internal", "cannot be combined with master")),
+        };
+    }
     conf.mac = match keys::mac(request)? {
         Some(mac) => Some(mac),
         None => top.parsed("mac", "a unicast MAC address")?,
@@ -105,7 +114,7 @@ pub fn ipvlan(request: &Request) -> Result<ChildConf, CniError> {
         Some("l3s") => IpVlanMode::L3S,
         Some(other) => return Err(CniError::config("mode", format!("{other:?} is not l2, l3 or l3s"))),
     };
-    let mut conf = common(request, Kind::IpVlan(mode), false)?;
+    let mut conf = common(request, Kind::IpVlan(mode))?;
     if let (Master::DefaultRoute, Some(previous)) = (&conf.master, request.conf.prev_result()?) {
         // After ADD that is our own result, which may name no link of the host.
         let mut hosts = previous.interfaces.iter().filter(|interface| interface.sandbox.is_empty());
@@ -130,26 +139,21 @@ pub fn ipvlan(request: &Request) -> Result<ChildConf, CniError> {
 pub fn vlan(request: &Request) -> Result<ChildConf, CniError> {
     let id = request.conf.top().number("vlanId", 1, 4094)?;
     let id = id.and_then(|id| u16::try_from(id).ok()).ok_or_else(|| CniError::config("vlanId", "missing"))?;
-    let conf = common(request, Kind::Vlan(id), false)?;
+    let conf = common(request, Kind::Vlan(id))?;
     match conf.master {
         Master::DefaultRoute => Err(CniError::config("master", "missing")),
         _ => Ok(conf),
     }
 }
 
-fn common(request: &Request, kind: Kind, internal: bool) -> Result<ChildConf, CniError> {
+fn common(request: &Request, kind: Kind) -> Result<ChildConf, CniError> {
     let top = request.conf.top();
     request.args.expect_only(&["IP", "MAC", "GATEWAY"])?;
-    let master = match (keys::interface(request, "master")?, top.flag("linkInContainer")?, internal) {
-        (Some(_), _, true) => return Err(CniError::config("internal", "cannot be combined with master")),
-        (_, true, true) => {
-            return Err(CniError::config("internal", "cannot be combined with linkInContainer"));
-        }
-        (None, false, true) => Master::Nowhere,
-        (Some(name), true, false) => Master::InContainer(name),
-        (None, true, false) => return Err(CniError::config("master", "missing; linkInContainer needs it")),
-        (Some(name), false, false) => Master::Link(name),
-        (None, false, false) => Master::DefaultRoute,
+    let master = match (keys::interface(request, "master")?, top.flag("linkInContainer")?) {
+        (Some(name), true) => Master::InContainer(name),
+        (None, true) => return Err(CniError::config("master", "missing; linkInContainer needs it")),
+        (Some(name), false) => Master::Link(name),
+        (None, false) => Master::DefaultRoute,
     };
     Ok(ChildConf {
         kind,

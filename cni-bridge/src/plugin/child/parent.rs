@@ -78,7 +78,7 @@ pub fn ensure(host: &mut Socket, conf: &ChildConf, plan: &Plan, ledger: &Ledger)
     let mut found = link::get(host, &plan.name)?;
     if let (Some(made), None) = (&plan.made, &found) {
         ledger.mark(&mark_of_made(&plan.name))?;
-        make(host, &plan.name, made)?;
+        make(host, &plan.name, made, conf.mtu)?;
         found = link::get(host, &plan.name)?;
     }
     let parent = found.ok_or_else(|| gone(&plan.name))?;
@@ -133,9 +133,9 @@ pub fn probe(host: &mut Socket, conf: &ChildConf, network: &NetworkName) -> Resu
     fits(&link::get(host, lowest)?.ok_or_else(|| gone(lowest))?, conf)
 }
 
-fn make(host: &mut Socket, name: &str, made: &Made) -> Result<(), CniError> {
+fn make(host: &mut Socket, name: &str, made: &Made, mtu: Option<u32>) -> Result<(), CniError> {
     let outcome = match made {
-        Made::Nowhere => sublink::create_nowhere(host, name, None),
+        Made::Nowhere => sublink::create_nowhere(host, name, mtu),
         Made::Vlan(below, id) => {
             let lower = link::get(host, below)?.ok_or_else(|| gone(below))?;
             if !lower.up {

@@ -3,7 +3,8 @@
 use proto::cni::ErrorCode;
 use serde_json::{Value, json};
 
-use super::node::{Feature, NetNs, Node, connect, kernel_has, serve, wire};
+use crate::node::{NetNs, Node};
+use crate::wire::{Feature, connect, kernel_has, serve, wire};
 
 fn conf() -> Value {
     json!({"type": "vlan", "master": "wire0", "vlanId": 20,

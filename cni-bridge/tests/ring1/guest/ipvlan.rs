@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::node::{Feature, NetNs, Node, connect, kernel_has, serve, wire};
+use crate::node::{NetNs, Node};
+use crate::wire::{Feature, connect, kernel_has, serve, wire};
 
 fn conf(mode: &str) -> Value {
     json!({"type": "ipvlan", "master": "wire0", "mode": mode, "mtu": 1400,
@@ -48,7 +49,7 @@ fn chained_it_takes_the_addresses_it_is_given() {
     assert!(error.msg.ends_with("ipam: missing"), "{error}");
     let before = json!({"cniVersion": "1.0.0", "interfaces": [{"name": "wire0"}],
         "ips": [{"address": "192.0.2.77/24", "interface": 0}]});
-    let target = super::node::attachment("a");
+    let target = crate::node::attachment("a");
     let more = proto::cni::runtime::Additions { prev_result: Some(&before), ..Default::default() };
     let added = node.call(0, proto::cni::Verb::Add, (&target, Some(&pod.path)), more).unwrap().unwrap();
     assert_eq!((added.ip4().to_string().as_str(), added.result.ips[0].interface), ("192.0.2.77", Some(1)));

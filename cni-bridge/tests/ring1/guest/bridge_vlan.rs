@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::node::{Feature, NetNs, Node, connect, is_cut_off, kernel_has, serve};
+use crate::node::{NetNs, Node};
+use crate::wire::{Feature, connect, is_cut_off, kernel_has, serve};
 
 fn conf(vlan: u16, subnet: &str) -> Value {
     json!({"type": "bridge", "bridge": "br0", "isGateway": true, "vlan": vlan,
