@@ -15,10 +15,10 @@ one_by_one := -- --test-threads=1
 
 .PHONY: help
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: ## install what tests, demo and benchmarks run (Debian packages, crictl, critest, kubelet, runc, youki, cargo-deny)
+setup: ## install what tests, demo and benchmarks run (Debian packages, crictl, critest, kubelet, runc, youki, cnitool and more)
 	@e2e/scripts/setup.sh
 
 .PHONY: packages
@@ -49,6 +49,7 @@ test-unit: setup ## unit, property, golden and kernel tests, and the style of th
 .PHONY: test-e2e
 test-e2e: setup build ## the real binaries with real peers; leak diff after every case
 	$(e2e) --test harness --test image_cli --test crash --test kubelet $(one_by_one)
+	$(e2e) --test cni_mixed --test cni_random --test cni_gc $(one_by_one)
 	for handler in crun runc youki; do \
 	  E2E_HANDLER=$$handler $(e2e) --test runtime --test namespaces --test userns --test bad_input --test crictl \
 	    --test restart --test streaming --test resources --test events --test volumes --test mounts $(one_by_one); \
@@ -65,13 +66,22 @@ test-guest: setup build ## node tests and critest in a virtual machine with cgro
 critest: setup build ## the CRI conformance suite with every runtime handler
 	$(e2e) --bins --test critest $(one_by_one) --nocapture
 
+.PHONY: cni-conformance
+cni-conformance: export E2E_REQUIRE := 1
+cni-conformance: setup build ## outside judges of the plugins: cnitool, podman, two CRI runtimes, others' tests; 10 000 random operations
+	@e2e/scripts/setup.sh cni
+	$(e2e) --bins --test cni_conformance $(one_by_one) --nocapture
+	E2E_CNI_OPS=$${E2E_CNI_OPS:-10000} $(e2e) --test cni_random $(one_by_one) --nocapture
+
 .PHONY: bench
 bench: packages build ## beside containerd in the same run: wall, CPU, memory
+	@e2e/scripts/setup.sh plugins
 	cargo build --release -q -p e2e --bins
 	$(target_dir)/release/bench
 
 .PHONY: bench-quick
 bench-quick: packages build ## the short form of bench
+	@e2e/scripts/setup.sh plugins
 	cargo build --release -q -p e2e --bins
 	$(target_dir)/release/bench --quick
 

@@ -240,12 +240,13 @@ fn cni_code(error: &CniError) -> Code {
         CniError::InvalidAttachment { .. } => Code::InvalidArgument,
         CniError::AlreadyAttached { .. } => Code::AlreadyExists,
         CniError::NotAttached(_) => Code::NotFound,
-        CniError::GcBusy => Code::Unavailable,
+        CniError::GcBusy | CniError::RepairBusy => Code::Unavailable,
         CniError::Record { source, .. } => io_code(source),
         CniError::Add { failures, .. }
         | CniError::Del { failures, .. }
         | CniError::Check { failures, .. }
-        | CniError::Gc { failures, .. } => {
+        | CniError::Gc { failures, .. }
+        | CniError::Repair(failures) => {
             failures.0.first().map_or(Code::Unknown, |first| plugin_code(&first.cause))
         }
     }

@@ -9,6 +9,8 @@ pub mod fs;
 pub mod idmap;
 #[allow(unsafe_code)]
 pub mod limits;
+#[allow(unsafe_code)]
+pub mod lost_rules;
 pub mod monitor;
 pub mod mount;
 pub mod netns;

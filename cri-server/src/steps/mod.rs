@@ -10,6 +10,7 @@ pub mod mapped_volumes;
 pub mod metrics;
 pub mod pod_files;
 pub mod resolve;
+pub mod rules;
 pub mod signal;
 pub mod stats;
 pub mod streams;

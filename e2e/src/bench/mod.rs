@@ -10,8 +10,10 @@ mod density;
 mod exec_sync;
 mod floor;
 mod host;
+mod makers;
 mod meter;
 mod options;
+mod plugins;
 mod progress;
 mod report;
 mod scratch;
@@ -70,8 +72,9 @@ async fn measure(options: &Options) -> Result<Report> {
     if options.wants(Family::Density) {
         bench.density().await?;
     }
+    let plugins = bench.plugins()?;
     bench.progress.finish();
-    Ok(Report { options: bench.options, host: bench.host, sheet: bench.sheet, floor: bench.floor })
+    Ok(Report { options: bench.options, host: bench.host, sheet: bench.sheet, floor: bench.floor, plugins })
 }
 
 /// How many slots the progress counts.
@@ -151,6 +154,16 @@ impl Bench {
             (0..4).for_each(|_| self.progress.advance());
         }
         Ok(())
+    }
+
+    /// CNI plugins without any daemon.
+    fn plugins(&mut self) -> Result<Option<plugins::Found>> {
+        if !self.options.wants(Family::Cni) {
+            return Ok(None);
+        }
+        self.progress.stage("CNI plugins by three makers".to_owned());
+        let (rounds, crowd) = (self.options.rounds(), self.options.crowd());
+        plugins::measure(plugins::Extent { rounds, pods: self.options.serial(), crowd }).map(Some)
     }
 
     fn floor(&mut self) -> Result<()> {

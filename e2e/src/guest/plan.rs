@@ -57,6 +57,7 @@ const PLAN: [Planned; 26] = [
     own("harness", "harness", "crun"),
     Planned { args: &["host::cgroup", "spec::ring1"], ..own("cgroups", "cri_server", "crun") },
     own("monitor", "monitor_pod", "crun"),
+    Planned { args: &["guest::"], ..own("plugins", "ring1", "crun") },
     own("runtime-crun", "runtime", "crun"),
     own("resources-crun", "resources", "crun"),
     own("namespaces-crun", "namespaces", "crun"),
@@ -184,7 +185,7 @@ impl Options {
 
 impl Planned {
     fn is_of_products(&self) -> bool {
-        ["cri_server", "monitor_pod"].contains(&self.test)
+        ["cri_server", "monitor_pod", "ring1"].contains(&self.test)
     }
 
     fn as_step(&self, built: &Built) -> Result<Step> {
