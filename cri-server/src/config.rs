@@ -55,6 +55,8 @@ pub struct Config {
     pub monitor: PathBuf,
     /// Where network namespaces are pinned.
     pub netns_dir: PathBuf,
+    /// Where specification files of CDI devices are; a later directory has priority.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// `error`, `warn`, `info`, `debug` or `trace`, or a filter of `tracing`.
     pub log_level: String,
     /// Form of the daemon's own log.
@@ -182,6 +184,7 @@ impl Default for Config {
             socket_gid: None,
             monitor: "/usr/libexec/berth/cri-monitor".into(),
             netns_dir: "/var/run/netns".into(),
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             log_level: "info".into(),
             log_format: LogFormat::Text,
             cgroup: CgroupConfig::default(),
@@ -306,6 +309,7 @@ impl Config {
             ("cni.conf_dir".into(), &self.cni.conf_dir),
             ("cni.cache_dir".into(), &self.cni.cache_dir),
         ];
+        paths.extend(self.cdi_spec_dirs.iter().map(|path| ("cdi_spec_dirs".into(), path)));
         paths.extend(self.cni.bin_dirs.iter().map(|path| ("cni.bin_dirs".into(), path)));
         paths.extend(self.streaming.tls_cert.iter().map(|path| ("streaming.tls_cert".into(), path)));
         paths.extend(self.streaming.tls_key.iter().map(|path| ("streaming.tls_key".into(), path)));
@@ -333,6 +337,7 @@ mod tests {
         check("\n[cni]\nbin_dir = []", &["line 3", "bin_dir"]);
         check("root = 7", &["line 1", "root"]);
         check("root = \"x\"", &["`root`", "absolute"]);
+        check("cdi_spec_dirs = [\"/etc/cdi\", \"x\"]", &["`cdi_spec_dirs`", "absolute"]);
         check("[cgroup]\ndriver = \"systemd\"", &["cgroup.driver", "cgroupfs"]);
         check("[runtime]\ndefault_handler = \"kata\"", &["runtime.default_handler", "kata"]);
         check("[cni]\ndeadline_s = 0", &["cni.deadline_s"]);

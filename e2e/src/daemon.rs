@@ -95,7 +95,7 @@ impl Setup {
         }
         Ok(format!(
             "root = {root:?}\nstate = {state:?}\nsocket = {socket:?}\nmonitor = {monitor:?}\n\
-             netns_dir = {netns:?}\nlog_level = \"info\"\nlog_format = \"text\"\n\
+             netns_dir = {netns:?}\ncdi_spec_dirs = {cdi:?}\nlog_level = \"info\"\nlog_format = \"text\"\n\
              [cgroup]\ndriver = \"cgroupfs\"\nparent = \"/berth-{id}\"\n\
              [runtime]\ndefault_handler = {handler:?}\n{handlers}\
              [cni]\nconf_dir = {conf:?}\nbin_dirs = [{bin:?}, \"/usr/lib/cni\"]\ncache_dir = {cache:?}\n\
@@ -109,6 +109,7 @@ impl Setup {
             socket = text(&dirs.socket()),
             monitor = text(&paths::binary("cri-monitor")?),
             netns = text(&dirs.netns()),
+            cdi = dirs.cdi(),
             id = dirs.id(),
             handler = self.default_handler,
             conf = text(&dirs.cni().join("net.d")),
