@@ -24,8 +24,17 @@ mod streaming {
     }
 }
 
-/// Frames of SPDY one after another, their header blocks inflated in turn, as on a connection.
+/// Frames of SPDY one after another, their header blocks inflated in turn, as on a connection. The first byte says
+/// whether heads are the input's own, or right ones for what it says of them.
 pub fn spdy(bytes: &[u8]) {
+    match bytes.split_first() {
+        Some((0, bytes)) => raw_spdy(bytes),
+        Some((_, bytes)) => framed_spdy(bytes),
+        None => {}
+    }
+}
+
+fn raw_spdy(bytes: &[u8]) {
     let mut left = Bytes::copy_from_slice(bytes);
     let mut inflater = Inflater::new();
     while left.len() >= frame::HEAD {
@@ -36,15 +45,34 @@ pub fn spdy(bytes: &[u8]) {
         }
         let payload = left.split_to(length);
         let frame::Head::Control { kind, version, flags, .. } = parse_head(&head) else { continue };
-        let Ok(control) = Control::parse(kind, version, flags, payload) else { return };
-        same_when_written(&control);
-        if let Control::SynStream { block, .. }
-        | Control::SynReply { block, .. }
-        | Control::Headers { block, .. } = control
-            && inflater.block(&block).is_err()
-        {
+        if !understood(Control::parse(kind, version, flags, payload), &mut inflater) {
             return;
         }
+    }
+}
+
+/// Type, flags and length of a frame, one byte each, and what it holds.
+fn framed_spdy(mut bytes: &[u8]) {
+    let mut inflater = Inflater::new();
+    while let [kind, flags, length, rest @ ..] = bytes {
+        let (payload, next) = rest.split_at(rest.len().min(usize::from(*length)));
+        let parsed = Control::parse(u16::from(*kind % 12), 3, *flags, Bytes::copy_from_slice(payload));
+        if !understood(parsed, &mut inflater) {
+            return;
+        }
+        bytes = next;
+    }
+}
+
+/// Whether a connection goes on after this frame.
+fn understood(parsed: Result<Control, frame::Malformed>, inflater: &mut Inflater) -> bool {
+    let Ok(control) = parsed else { return false };
+    same_when_written(&control);
+    match control {
+        Control::SynStream { block, .. }
+        | Control::SynReply { block, .. }
+        | Control::Headers { block, .. } => inflater.block(&block).is_ok(),
+        _no_headers => true,
     }
 }
 
