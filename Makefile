@@ -62,11 +62,11 @@ fuzz: packages ## FUZZ_SECONDS (5) of libFuzzer on each codec of what stream cli
 
 .PHONY: test-e2e
 test-e2e: setup build ## the real binaries with real peers; leak diff after every case
-	$(e2e) --test harness --test image_cli --test crash --test kubelet $(one_by_one)
+	$(e2e) --test harness --test image_cli --test crash --test interruptions --test kubelet $(one_by_one)
 	for handler in crun runc youki; do \
 	  E2E_HANDLER=$$handler $(e2e) --test runtime --test namespaces --test userns --test bad_input --test crictl \
 	    --test restart --test streaming --test resources --test events --test volumes --test mounts \
-	    --test devices --test seccomp --test interruptions $(one_by_one); \
+	    --test devices --test seccomp $(one_by_one); \
 	done
 	$(e2e) --test critest $(one_by_one) --nocapture
 
