@@ -76,7 +76,7 @@ impl Contexts {
     pub fn parse(text: &str) -> Option<Self> {
         let value = |wanted: &str| {
             let line = text.lines().filter_map(|line| line.trim().split_once('='));
-            let (_, value) = line.filter(|(key, _)| key.trim() == wanted).last()?;
+            let (_, value) = line.rev().find(|(key, _)| key.trim() == wanted)?;
             Context::parse(value.trim().trim_matches('"'))
         };
         Some(Self { process: value("process")?, file: value("file")? })

@@ -20,9 +20,9 @@ pub struct Clients {
 impl Clients {
     /// The client for `url`.
     pub fn of(&self, url: &Url, config: &RegistryConfig) -> Result<Client, ImageError> {
-        let (kept, make): (_, fn(&RegistryConfig) -> Result<Client, ImageError>) = match url.scheme() {
-            "http" => (&self.plain, plain),
-            _encrypted => (&self.tls, tls),
+        let (kept, make) = match url.scheme() {
+            "http" => (&self.plain, plain as Make),
+            _encrypted => (&self.tls, tls as Make),
         };
         match kept.get() {
             Some(client) => Ok(client.clone()),
@@ -30,6 +30,8 @@ impl Clients {
         }
     }
 }
+
+type Make = fn(&RegistryConfig) -> Result<Client, ImageError>;
 
 fn builder(config: &RegistryConfig) -> ClientBuilder {
     Client::builder()
