@@ -20,5 +20,6 @@ pub mod processes;
 pub mod program;
 pub mod selinux;
 pub mod source;
+pub mod systemd;
 pub mod usage;
 pub mod user;
