@@ -283,8 +283,8 @@ async fn a_retry_gets_the_result_of_the_first_call() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_sends_the_signal_that_request_or_image_name() -> Result<()> {
-    let test = "a_stop_sends_the_signal_that_request_or_image_name";
+async fn a_stop_sends_the_signal_that_the_request_names() -> Result<()> {
+    let test = "a_stop_sends_the_signal_that_the_request_names";
     let Some(case) = Case::open(test, Setup::of(Endpoint::Berth)).await? else { return Ok(()) };
     let cri = &case.cri;
     let pod = cri.pod("signals");

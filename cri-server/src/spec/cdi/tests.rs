@@ -82,7 +82,7 @@ fn every_field_of_a_file_reaches_the_specification() {
 fn a_mount_comes_before_those_below_it_and_replaces_its_like() {
     let mut case = Case::new();
     case.mount(super::super::fixture::bind("/src", "/opt/x/y"));
-    case.cdi.mounts = ["/opt/x", "/etc/hosts"].map(|place| oci_mount(place)).to_vec();
+    case.cdi.mounts = ["/opt/x", "/etc/hosts"].map(oci_mount).to_vec();
     let mounts = case.generate().unwrap().mounts;
     let at = |place: &str| mounts.iter().position(|mount| mount.destination == Path::new(place)).unwrap();
     assert!(at("/opt/x") < at("/opt/x/y"));
