@@ -1,6 +1,7 @@
 //! Side effects on the node, made by the daemon: files, mounts, cgroups, namespaces, CNI plugins, monitors.
 //! Nothing here knows gRPC.
 
+pub mod cdi;
 pub mod cgroup;
 pub mod checkpoint;
 pub mod cni;
@@ -19,6 +20,7 @@ pub mod oci;
 pub mod oom_score;
 pub mod processes;
 pub mod program;
+pub mod selinux;
 pub mod source;
 pub mod systemd;
 pub mod usage;
