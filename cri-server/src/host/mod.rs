@@ -7,6 +7,7 @@ pub mod cni;
 pub mod fs;
 #[allow(unsafe_code)]
 pub mod idmap;
+pub mod kept;
 #[allow(unsafe_code)]
 pub mod limits;
 pub mod monitor;
