@@ -241,7 +241,7 @@ Inter-|   Receive                                                |  Transmit
         std::thread::scope(|scope| {
             let add = || {
                 namespace.enter();
-                Command::new("ip").args(["link", "add", "more", "type", "dummy"]).status().unwrap().success()
+                Command::new("ip").args(["link", "add", "more", "type", "bridge"]).status().unwrap().success()
             };
             assert!(scope.spawn(add).join().unwrap());
         });

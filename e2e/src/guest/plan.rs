@@ -49,13 +49,14 @@ struct Planned {
 }
 
 /// Steps in order: what fails early says most.
-const PLAN: [Planned; 9] = [
+const PLAN: [Planned; 10] = [
     planned("harness", "harness", &[], "crun", 900),
     planned("cgroups", "cri_server", &["host::cgroup", "spec::ring1"], "crun", 900),
     planned("monitor", "monitor_pod", &[], "crun", 900),
     planned("runtime-crun", "runtime", &[], "crun", 900),
     planned("namespaces-crun", "namespaces", &[], "crun", 900),
     planned("resources-crun", "resources", &[], "crun", 900),
+    planned("kept-crun", "kept", &[], "crun", 900),
     planned("restart-crun", "restart", &[], "crun", 900),
     planned("critest-crun", "critest", &["--exact", "crun_conforms"], "crun", 1800),
     planned("critest-runc", "critest", &["--exact", "runc_conforms"], "runc", 1800),
