@@ -66,7 +66,7 @@ pub struct Daemon {
     /// The node's pod CIDRs, as the kubelet gave them; empty before that.
     pub pod_cidr: Mutex<String>,
     /// Held by the one task that walks writable layers.
-    pub layer_walk: Mutex<()>,
+    pub layer_walk: Arc<Mutex<()>>,
     /// Whether the kernel can serve pods with user namespaces; asked when it is first needed.
     user_namespaces: tokio::sync::OnceCell<Availability>,
     _lock: std::fs::File,
@@ -96,7 +96,7 @@ impl Daemon {
             programs: ProgramCopies::default(),
             handlers: probe(&config),
             cgroups,
-            layer_walk: Mutex::default(),
+            layer_walk: Arc::default(),
             user_namespaces: tokio::sync::OnceCell::new(),
             paths,
             config,

@@ -30,7 +30,9 @@ fn sent(stats: &api::PodSandboxStats) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_are_those_of_now() -> Result<()> {
-    let Some(case) = Case::open("statistics_are_those_of_now", Setup::default()).await? else { return Ok(()) };
+    let Some(case) = Case::open("statistics_are_those_of_now", Setup::default()).await? else {
+        return Ok(());
+    };
     if !case.is_berth() {
         return case.close();
     }
@@ -111,7 +113,10 @@ async fn expect(case: &Case, state: Option<ContainerState>, pod: PodSandboxState
     ensure!(states == Vec::from_iter(state), "{listed:?}, expected {state:?}");
     let request = api::ListPodSandboxRequest::default();
     let pods = runtime.list_pod_sandbox(request).await?.into_inner().items;
-    ensure!(pods.iter().map(api::PodSandbox::state).collect::<Vec<_>>() == [pod], "{pods:?}, expected {pod:?}");
+    ensure!(
+        pods.iter().map(api::PodSandbox::state).collect::<Vec<_>>() == [pod],
+        "{pods:?}, expected {pod:?}"
+    );
     if case.is_berth() {
         let request = api::StreamContainersRequest { filter: Some(filter) };
         let message = runtime.stream_containers(request).await?.into_inner().message().await?;

@@ -105,7 +105,8 @@ impl KeptFiles {
     }
 }
 
-fn read(file: &File, shown: Shown, limit: usize) -> io::Result<Vec<u8>> {
+/// What a file says now, at most `limit` bytes.
+pub fn read(file: &File, shown: Shown, limit: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; PAGE.min(limit)];
     let mut length = 0;
     while length < limit {

@@ -101,10 +101,12 @@ pub fn walk_stale_layers(daemon: &Arc<Daemon>, mut containers: Vec<Arc<Container
     if containers.is_empty() {
         return;
     }
-    let daemon = daemon.clone();
+    // A daemon that ends is not held up for longer than one walk.
+    let (running, walk) = (Arc::downgrade(daemon), daemon.layer_walk.clone());
     tokio::task::spawn_blocking(move || {
-        let Ok(_one_at_a_time) = daemon.layer_walk.try_lock() else { return };
+        let Ok(_one_at_a_time) = walk.try_lock() else { return };
         for container in containers {
+            let Some(daemon) = running.upgrade() else { return };
             let layer = daemon.paths.container(&container.id).join("upper");
             // The next call tries again.
             let _gone = container.layer.walk(&layer, LAYER_ENTRIES);

@@ -81,16 +81,13 @@ pub struct DeviceIo {
     pub operations: [u64; 2],
 }
 
-type Read<'r> = &'r dyn Fn(&str, &str) -> io::Result<Option<String>>;
+type Read<'r> = &'r dyn Fn(&'static str, &'static str) -> io::Result<Option<String>>;
 
 impl Cgroup {
     /// Reads everything; [`CgroupError::Gone`] when there is no such cgroup. Some thirty files.
     pub fn account(&self, files: &KeptFiles) -> Result<Account, CgroupError> {
         let stats = self.stats(files)?;
-        let read = |controller: &str, file: &str| match self.dir(controller) {
-            Some(dir) => stats::read(&dir, file),
-            None => Ok(None),
-        };
+        let read = |controller, file| self.glance(files, (controller, file));
         let account = match self.layout() {
             Layout::V2 { .. } => v2(&read),
             Layout::V1 { .. } => v1(&read),

@@ -1,13 +1,13 @@
 //! Statistics of a cgroup, in the sense that cAdvisor gave the words of the CRI. Parsing is pure.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::time::Instant;
 
 use super::{Cgroup, CgroupError, Layout};
-use crate::host::kept::{KeptFiles, Key, Shown};
+use crate::host::kept::{self, KeptFiles, Key, Shown};
 
-const LIMIT: u64 = 64 << 10;
+const LIMIT: usize = 64 << 10;
 /// v1 writes no limit as the greatest multiple of a page; nobody has that much memory.
 const NO_LIMIT: u64 = 1 << 62;
 
@@ -153,23 +153,28 @@ impl Cgroup {
         Ok(stats)
     }
 
+    /// The content of a file that is kept for the next time.
     fn look(&self, files: &KeptFiles, (controller, file): Key) -> io::Result<Option<String>> {
         let open = || {
             let dir = self.dir(controller).ok_or(io::ErrorKind::NotFound)?;
             std::fs::File::open(dir.join(file))
         };
-        content(files.read((controller, file), (Shown::Whole, LIMIT as usize), open))
+        content(files.read((controller, file), (Shown::Whole, LIMIT), open))
+    }
+
+    /// The content of a file, which is not kept if it is not so already.
+    pub(super) fn glance(&self, files: &KeptFiles, (controller, file): Key) -> io::Result<Option<String>> {
+        match self.dir(controller) {
+            _ if files.has((controller, file)) => self.look(files, (controller, file)),
+            Some(dir) => read(&dir, file),
+            None => Ok(None),
+        }
     }
 }
 
 /// The content of a file; `None` when it, its cgroup or its feature is not there.
 pub(super) fn read(dir: &Path, file: &str) -> io::Result<Option<String>> {
-    let read = std::fs::File::open(dir.join(file)).and_then(|file| {
-        // Enough for any of these files: one read for the content and one for its end.
-        let mut bytes = Vec::with_capacity(8 << 10);
-        file.take(LIMIT).read_to_end(&mut bytes).map(|_| bytes)
-    });
-    content(read)
+    content(std::fs::File::open(dir.join(file)).and_then(|file| kept::read(&file, Shown::Whole, LIMIT)))
 }
 
 fn content(read: io::Result<Vec<u8>>) -> io::Result<Option<String>> {
