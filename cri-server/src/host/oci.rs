@@ -1,7 +1,8 @@
 //! The OCI runtime, as a program. The monitor runs it; the daemon does only where the monitor is gone.
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::spec::{Availability, CgroupMount, HandlerFacts, MaskedEqual, PropagationWords};
@@ -9,8 +10,8 @@ use crate::spec::{Availability, CgroupMount, HandlerFacts, MaskedEqual, Propagat
 /// Longest answer read, bytes.
 const ANSWER_LIMIT: u64 = 1 << 20;
 
-/// Longest time for a question to an OCI runtime.
-const PROBE: Duration = Duration::from_secs(2);
+/// Longest time for a question to an OCI runtime: a busy node must not be taken for a runtime that cannot.
+const PROBE: Duration = Duration::from_secs(10);
 
 /// What an OCI runtime can do: from its `features`, or from its version where it has none.
 pub fn probe(program: &Path) -> HandlerFacts {
@@ -52,9 +53,9 @@ pub fn is_crun(program: &Path) -> bool {
 
 #[allow(clippy::disallowed_methods, reason = "host/ starts programs")]
 fn ask(program: &Path, question: &str) -> Option<String> {
-    let mut command = std::process::Command::new(program);
+    let mut command = Command::new(program);
     command.arg(question).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().ok()?;
+    let mut child = spawn(&mut command).ok()?;
     let stdout = child.stdout.take()?;
     // The pipe ends with the program; a program that hangs is killed, which ends the pipe too.
     let (ended, end) = std::sync::mpsc::channel();
@@ -70,6 +71,21 @@ fn ask(program: &Path, question: &str) -> Option<String> {
     }
     let status = child.wait().ok()?;
     reader.join().ok()?.filter(|_| status.success())
+}
+
+/// Starts a program. One whose file somebody still holds open for writing is tried again for a second.
+#[allow(clippy::disallowed_methods, reason = "host/ starts programs")]
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    let mut pause = Duration::from_millis(2);
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && pause.as_secs() < 1 => {
+                std::thread::sleep(pause);
+                pause *= 2;
+            }
+            other => return other,
+        }
+    }
 }
 
 fn lists_rro(features: &str) -> bool {
@@ -106,6 +122,14 @@ pub struct OciRuntime {
 }
 
 impl OciRuntime {
+    /// With the argument that makes it read `cgroups_path` as a name for systemd, where it is one.
+    pub fn for_cgroup(mut self, cgroups_path: &str) -> Self {
+        if !cgroups_path.starts_with('/') {
+            self.args.push("--systemd-cgroup".into());
+        }
+        self
+    }
+
     /// Writes the state of the running container `id` to `images` with CRIU; the container goes on.
     pub async fn checkpoint(&self, id: &str, images: &Path) -> Result<(), String> {
         let mut command = self.command();

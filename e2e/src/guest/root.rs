@@ -13,7 +13,7 @@ use crate::paths;
 
 /// What the guest's system is made from.
 const SUITE: &str = "bookworm";
-const PACKAGES: [&str; 28] = [
+const PACKAGES: [&str; 31] = [
     "apparmor",
     "base-passwd",
     "bash",
@@ -21,6 +21,7 @@ const PACKAGES: [&str; 28] = [
     "coreutils",
     "crun",
     "dash",
+    "dbus",
     "docker-registry",
     "findutils",
     "grep",
@@ -39,10 +40,26 @@ const PACKAGES: [&str; 28] = [
     "procps",
     "runc",
     "sed",
+    "systemd",
+    "systemd-sysv",
     "tar",
     "util-linux",
     "zlib1g",
 ];
+/// What systemd starts, where it is the first process: the job of the disk, as a service like any other.
+const JOB_SERVICE: &str = "[Unit]
+Description=The job
+Requires=dbus.socket
+After=dbus.socket
+
+[Service]
+ExecStart=/job/vminit serve
+KillMode=process
+TasksMax=infinity
+LimitNOFILE=1048576
+";
+/// The user of the message bus, made by a package's script elsewhere.
+const BUS: (&str, &str) = ("messagebus:x:101:101::/nonexistent:/usr/sbin/nologin\n", "messagebus:x:101:\n");
 /// Room for what the tests write; the image is sparse.
 const SIZE: &str = "8G";
 /// Authorities that a client of registries wants to see, made by a package's script elsewhere.
@@ -91,10 +108,13 @@ fn make(root: &Path, made: &Path) -> Result<()> {
     let version = kernel["vmlinuz-".len()..].to_owned();
     std::fs::rename(root.join("boot").join(&kernel), made.join("vmlinuz"))?;
     std::fs::remove_dir_all(root.join("boot"))?;
-    for name in ["passwd", "group"] {
+    for (name, bus) in [("passwd", BUS.0), ("group", BUS.1)] {
         let master = root.join("usr/share/base-passwd").join(format!("{name}.master"));
-        std::fs::copy(master, root.join("etc").join(name))?;
+        std::fs::write(root.join("etc").join(name), std::fs::read_to_string(master)? + bus)?;
     }
+    std::fs::create_dir_all(root.join("etc/systemd/system"))?;
+    std::fs::write(root.join("etc/systemd/system/job.service"), JOB_SERVICE)?;
+    std::fs::write(root.join("etc/machine-id"), format!("{:032x}\n", 0xbe47))?;
     std::fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n")?;
     std::fs::write(root.join("etc/resolv.conf"), "nameserver 127.0.0.1\n")?;
     std::fs::create_dir_all(root.join("etc/ssl/certs"))?;
