@@ -71,6 +71,8 @@ pub struct Daemon {
     pub handlers: BTreeMap<String, HandlerFacts>,
     /// The node's pod CIDRs, as the kubelet gave them; empty before that.
     pub pod_cidr: Mutex<String>,
+    /// Held by the one task that walks writable layers.
+    pub layer_walk: Arc<Mutex<()>>,
     /// Whether the kernel can serve pods with user namespaces; asked when it is first needed.
     user_namespaces: tokio::sync::OnceCell<Availability>,
     _lock: std::fs::File,
@@ -102,6 +104,7 @@ impl Daemon {
             programs: ProgramCopies::default(),
             handlers: probe(&config),
             cgroups,
+            layer_walk: Arc::default(),
             user_namespaces: tokio::sync::OnceCell::new(),
             paths,
             config,
@@ -122,9 +125,7 @@ impl Daemon {
 
     /// Containers of a pod.
     pub fn containers_of(&self, pod: &PodId) -> Vec<Arc<Container>> {
-        let mut containers = self.containers.all();
-        containers.retain(|container| container.pod_id == *pod);
-        containers
+        self.containers.matching(|container| container.pod_id == *pod)
     }
 
     /// Whether the kernel makes user namespaces, and shows layers with their owners. Tried once.

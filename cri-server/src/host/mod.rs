@@ -8,6 +8,7 @@ pub mod cni;
 pub mod fs;
 #[allow(unsafe_code)]
 pub mod idmap;
+pub mod kept;
 #[allow(unsafe_code)]
 pub mod limits;
 #[allow(unsafe_code)]

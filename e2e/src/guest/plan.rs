@@ -65,6 +65,7 @@ const PLAN: [Planned; 26] = [
     own("events-crun", "events", "crun"),
     own("volumes-crun", "volumes", "crun"),
     own("mounts-crun", "mounts", "crun"),
+    own("kept-crun", "kept", "crun"),
     own("restart-crun", "restart", "crun"),
     own("runtime-runc", "runtime", "runc"),
     own("resources-runc", "resources", "runc"),
