@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::host::cgroup::{CgroupPath, Driver, Slice};
+
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -85,10 +87,17 @@ pub enum LogFormat {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CgroupConfig {
-    /// `cgroupfs`, as the kubelet's `cgroupDriver`.
-    pub driver: String,
+    /// As the kubelet's `cgroupDriver`.
+    pub driver: Driver,
+    /// Parent of pods whose request names none: a path, or a slice of systemd; the driver's default by default.
+    pub parent: Option<String>,
+}
+
+impl CgroupConfig {
     /// Parent of pods whose request names none.
-    pub parent: String,
+    pub fn parent(&self) -> &str {
+        self.parent.as_deref().unwrap_or(self.driver.default_parent())
+    }
 }
 
 /// `[runtime]`
@@ -195,7 +204,7 @@ impl Default for Config {
 
 impl Default for CgroupConfig {
     fn default() -> Self {
-        Self { driver: "cgroupfs".into(), parent: "/berth".into() }
+        Self { driver: Driver::Cgroupfs, parent: None }
     }
 }
 
@@ -260,16 +269,7 @@ impl Config {
                 return Err((key, format!("expected an absolute path, got {path:?}")));
             }
         }
-        let driver = &self.cgroup.driver;
-        if driver != "cgroupfs" {
-            return Err(("cgroup.driver".into(), format!("expected \"cgroupfs\", got {driver:?}")));
-        }
-        if !self.cgroup.parent.starts_with('/') {
-            return Err((
-                "cgroup.parent".into(),
-                format!("expected an absolute path, got {:?}", self.cgroup.parent),
-            ));
-        }
+        self.validate_cgroup_parent().map_err(|reason| ("cgroup.parent".to_string(), reason))?;
         let handler = &self.runtime.default_handler;
         if !self.runtime.handlers.contains_key(handler) {
             return Err((
@@ -294,6 +294,18 @@ impl Config {
             Some((key, _)) => Err((key.to_string(), "expected a number above 0".into())),
             None => Ok(()),
         }
+    }
+
+    fn validate_cgroup_parent(&self) -> Result<(), String> {
+        let parent = self.cgroup.parent();
+        let checked = match self.cgroup.driver {
+            Driver::Cgroupfs if !parent.starts_with('/') => {
+                return Err(format!("expected an absolute path, got {parent:?}"));
+            }
+            Driver::Cgroupfs => CgroupPath::parent(parent).map(drop),
+            Driver::Systemd => Slice::parse(parent).map(drop),
+        };
+        checked.map_err(|error| error.to_string())
     }
 
     fn paths(&self) -> Vec<(String, &PathBuf)> {
@@ -333,7 +345,11 @@ mod tests {
         check("\n[cni]\nbin_dir = []", &["line 3", "bin_dir"]);
         check("root = 7", &["line 1", "root"]);
         check("root = \"x\"", &["`root`", "absolute"]);
-        check("[cgroup]\ndriver = \"systemd\"", &["cgroup.driver", "cgroupfs"]);
+        check("[cgroup]\ndriver = \"both\"", &["driver", "cgroupfs", "systemd"]);
+        check("[cgroup]\nparent = \"berth\"", &["cgroup.parent", "absolute"]);
+        check("[cgroup]\nparent = \"/a.slice\"", &["cgroup.parent", "driver is cgroupfs"]);
+        check("[cgroup]\ndriver = \"systemd\"\nparent = \"/berth\"", &["cgroup.parent", "driver is systemd"]);
+        check("[cgroup]\ndriver = \"systemd\"\nparent = \"a--b.slice\"", &["cgroup.parent", "empty"]);
         check("[runtime]\ndefault_handler = \"kata\"", &["runtime.default_handler", "kata"]);
         check("[cni]\ndeadline_s = 0", &["cni.deadline_s"]);
         check("[streaming]\naddress = \"localhost\"", &["line 2", "address"]);

@@ -152,7 +152,7 @@ impl Daemon {
 
     /// The cgroup at `path`, as a record or the OCI runtime names it.
     pub fn cgroup(&self, path: &str) -> Result<Cgroup, Error> {
-        let path = CgroupPath::parse(path).map_err(|error| Error::Internal(error.to_string()))?;
+        let path = CgroupPath::recorded(path).map_err(|error| Error::Internal(error.to_string()))?;
         Ok(Cgroup::new(&self.cgroups, path))
     }
 }

@@ -13,7 +13,7 @@ cd "$(dirname "$0")/../.."
 bin_dir=$PWD/.cache/bin
 runc_version=v1.4.3
 youki_version=0.7.0
-youki_features=seccomp,v1,v2
+youki_features=seccomp,systemd,v1,v2
 deny_version=0.20.2
 packages=(
   busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry gcc iproute2
@@ -120,7 +120,12 @@ build_cni_tests() {
     source=$(go list -m -f '{{.Dir}}' $plugins)
     cp -r --no-preserve=mode "$source/integration/testdata" "$cni_dir/tests/"
   )
-  (cd e2e/go/libnetwork && go test -c -o "$cni_dir/tests/libnetwork.test" github.com/containers/common/libnetwork/cni)
+  (
+    cd e2e/go/libnetwork
+    go test -c -o "$cni_dir/tests/libnetwork.test" github.com/containers/common/libnetwork/cni
+    source=$(go list -m -f '{{.Dir}}' github.com/containers/common)
+    cp -r --no-preserve=mode "$source/libnetwork/cni/testfiles" "$cni_dir/tests/"
+  )
   printf '%s\n' "$wanted" >"$stamp"
 }
 
@@ -136,7 +141,7 @@ build_runc() {
   printf '%s\n' "$runc_version" >"$stamp"
 }
 
-# Its default features know no cgroup v1.
+# Its default features know no cgroup v1. Without `systemd` it knows no scopes.
 build_youki() {
   local stamp=$bin_dir/.youki wanted="$youki_version $youki_features"
   if [ -x "$bin_dir/youki" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then

@@ -1,5 +1,5 @@
 //! cgroups of a node and of its containers, as the kernel shows them to the machine that the node is on: one hierarchy
-//! or many.
+//! or many. `E2E_CGROUP_DRIVER=systemd` has nodes use that driver.
 
 use std::path::{Path, PathBuf};
 
@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use proto::cri as api;
 
 use crate::cri::Cri;
+use crate::exec::Program;
 
 /// Where the machine's hierarchies are.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -23,7 +24,9 @@ impl Cgroup {
         let info = cri.runtime.clone().container_status(request).await?.into_inner().info;
         let info: serde_json::Value =
             serde_json::from_str(info.get("info").context("no verbose information")?)?;
-        let path = info["cgroupsPath"].as_str().context("no path of the cgroup")?;
+        // The reference names only what the OCI runtime gets.
+        let path =
+            info["cgroup"].as_str().or(info["cgroupsPath"].as_str()).context("no path of the cgroup")?;
         Ok(Self { path: path.to_owned() })
     }
 
@@ -73,14 +76,59 @@ pub fn hierarchies() -> Result<Vec<PathBuf>> {
     std::fs::read_dir(ROOT)?.map(|entry| Ok(entry?.path())).collect()
 }
 
-/// The parent of a node's pods.
+/// Whether nodes use the driver systemd.
+#[must_use]
+pub fn is_systemd() -> bool {
+    std::env::var("E2E_CGROUP_DRIVER").is_ok_and(|driver| driver == "systemd")
+}
+
+/// The parent of a node's pods, below each hierarchy.
 #[must_use]
 pub fn parent(node: &str) -> String {
-    format!("berth-{node}")
+    let name = format!("berth-{node}");
+    if !is_systemd() {
+        return name;
+    }
+    let ends = name.match_indices('-').map(|(at, _)| at).chain([name.len()]);
+    ends.map(|end| format!("{}.slice", &name[..end])).collect::<Vec<_>>().join("/")
+}
+
+/// The cgroup `name` in the parent of a node's pods, as a request or the configuration names it; empty for that parent.
+#[must_use]
+pub fn in_parent(node: &str, name: &str) -> String {
+    match (is_systemd(), name) {
+        (true, "") => format!("berth-{node}.slice"),
+        (true, name) => format!("berth-{node}-{name}.slice"),
+        (false, "") => format!("/berth-{node}"),
+        (false, name) => format!("/berth-{node}/{name}"),
+    }
+}
+
+/// What systemd has for containers and pods of this machine, without the parent of a node's pods and its parents.
+pub fn units(node: &str) -> Result<Vec<String>> {
+    if !is_systemd() {
+        return Ok(Vec::new());
+    }
+    let list = Program::new("systemctl").args(["list-units", "--all", "--plain", "--no-legend", "--full"]);
+    let list = list.args(["cri-berth-*", "berth-*"]).run()?.stdout;
+    let parent = parent(node);
+    let names = list.lines().filter_map(|line| line.split_whitespace().next());
+    let names = names.filter(|name| !parent.split('/').any(|step| step == *name));
+    let mut found: Vec<String> = names.map(str::to_owned).collect();
+    for dir in ["/run/systemd/transient", "/run/systemd/system.control"] {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        found.extend(names.filter(|name| name.contains("berth-")).map(|name| format!("{dir}/{name}")));
+    }
+    Ok(found)
 }
 
 /// Removes the cgroups that carry the node's id in every hierarchy, deepest first.
 pub fn remove(node: &str) -> Result<()> {
+    if is_systemd() {
+        // One that is not there is said by the code, and the walk below sees whatever is left.
+        Program::new("systemctl").args(["stop", &in_parent(node, "")]).run()?;
+    }
     for hierarchy in hierarchies()? {
         let top = hierarchy.join(parent(node));
         if top.exists() {

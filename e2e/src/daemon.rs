@@ -11,7 +11,7 @@ use crate::cni::Maker;
 use crate::cri;
 use crate::exec::Running;
 use crate::node::{Dirs, Node};
-use crate::{paths, wait};
+use crate::{cgroup, paths, wait};
 
 /// Which program answers at the CRI socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +88,7 @@ impl Setup {
     fn berth_config(&self, dirs: &Dirs) -> Result<String> {
         let mut handlers = String::new();
         for (name, path) in handlers_present() {
-            let args = if name == "crun" { "args = [\"--cgroup-manager=cgroupfs\"]\n" } else { "" };
-            handlers += &format!("[runtime.handlers.{name}]\npath = {:?}\n{args}", text(&path));
+            handlers += &format!("[runtime.handlers.{name}]\npath = {:?}\n", text(&path));
         }
         let mut mirrors = String::new();
         for host in MIRRORED {
@@ -99,7 +98,7 @@ impl Setup {
         Ok(format!(
             "root = {root:?}\nstate = {state:?}\nsocket = {socket:?}\nmonitor = {monitor:?}\n\
              netns_dir = {netns:?}\nlog_level = \"info\"\nlog_format = \"text\"\n\
-             [cgroup]\ndriver = \"cgroupfs\"\nparent = \"/berth-{id}\"\n\
+             [cgroup]\ndriver = {driver:?}\nparent = {parent:?}\n\
              [runtime]\ndefault_handler = {handler:?}\n{handlers}\
              [cni]\nconf_dir = {conf:?}\nbin_dirs = [{bin:?}, \"/usr/lib/cni\"]\ncache_dir = {cache:?}\n\
              deadline_s = 60\n\
@@ -112,7 +111,8 @@ impl Setup {
             socket = text(&dirs.socket()),
             monitor = text(&paths::binary("cri-monitor")?),
             netns = text(&dirs.netns()),
-            id = dirs.id(),
+            driver = if cgroup::is_systemd() { "systemd" } else { "cgroupfs" },
+            parent = cgroup::in_parent(&dirs.id(), ""),
             handler = self.default_handler,
             conf = text(&dirs.cni().join("net.d")),
             bin = text(&dirs.cni().join("bin")),
@@ -203,12 +203,15 @@ fn write_mirrors(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// OCI runtimes that this machine has, by handler name.
+/// OCI runtimes that this machine has, by handler name; only that of `E2E_ONLY_HANDLER` where it names one. A daemon
+/// asks each at its start, which takes long on slow machines.
 #[must_use]
 pub fn handlers_present() -> Vec<(&'static str, PathBuf)> {
+    let only = std::env::var("E2E_ONLY_HANDLER").ok();
     let youki = paths::peer("youki").ok();
     [("crun", paths::in_path("crun")), ("runc", paths::in_path("runc")), ("youki", youki)]
         .into_iter()
+        .filter(|(name, _)| only.as_ref().is_none_or(|only| only == name))
         .filter_map(|(name, path)| Some((name, path?)))
         .collect()
 }

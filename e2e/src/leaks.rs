@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::cgroup::{hierarchies, parent};
+use crate::cgroup::{hierarchies, parent, units};
 use crate::daemon::Endpoint;
 use crate::exec::Program;
 use crate::node::Node;
@@ -38,6 +38,7 @@ impl Snapshot {
         snapshot.add("route", routes(&start)?);
         snapshot.add("nft", nft(&start)?);
         snapshot.add("cgroup", cgroups(&node.dirs().id())?);
+        snapshot.add("unit", units(&node.dirs().id())?);
         let own = node.own_pids();
         let processes = node.ancestry().processes()?.into_iter().filter(|(pid, _)| !own.contains(pid));
         snapshot.add("process", processes.map(|(pid, line)| format!("{pid} {line}")).collect());
@@ -211,14 +212,16 @@ fn plain(value: Value) -> Value {
 /// Cgroups that carry the node's id, in every hierarchy. The parent of all pods is not one of them: it stays.
 fn cgroups(id: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
+    let parent = parent(id);
+    let above = Path::new(&parent).parent().unwrap_or(Path::new(""));
     for hierarchy in hierarchies()? {
-        for entry in std::fs::read_dir(&hierarchy).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(hierarchy.join(above)).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().contains(id) {
                 walk(&entry.path(), &mut |path| entry_is_dir(path) && found_push(&mut found, path));
             }
         }
     }
-    let parent = format!("/{}", parent(id));
+    let parent = format!("/{parent}");
     found.retain(|path| !path.ends_with(&parent));
     Ok(found)
 }

@@ -58,7 +58,9 @@ fn what_others_recorded_stays() -> Result<()> {
         let [theirs, own, lost] = ["theirs", "own", "lost"].map(|name| host.pod(name));
         let (theirs, own, lost) = (theirs?, own?, lost?);
         network.add(&ours, &own, "eth0", &json!({}))??;
-        network.del(&ours, network.add(&ours, &lost, "eth0", &json!({}))??.target())??;
+        network.del(&ours, network.add(&ours, &lost, "eth0", &ports)??.target())??;
+        cnitool(host, &ours, "add", &theirs)?;
+        cnitool(host, &ours, "del", &theirs)?;
         let before = host.snapshot()?;
         cnitool(host, &ours, "add", &theirs)?;
         network.add(&ours, &lost, "eth0", &ports)??;
@@ -79,7 +81,9 @@ fn what_is_not_listed_goes_unless_the_list_forbids_it() -> Result<()> {
     Host::run("what_is_not_listed_goes_unless_the_list_forbids_it", |host| {
         let ours = Maker::Ours.plugins(host)?;
         let network = Network::new(&list(json!({})))?;
-        let other = Network::new(&list(json!({"name": "other"})))?;
+        let other = Network::new(&json!({"cniVersion": "1.1.0", "name": "other", "plugins": [
+            {"type": "bridge", "bridge": "other0", "isDefaultGateway": true, "ipMasq": true,
+             "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.141.0.0/24"}]]}}]}))?;
         let (pod, neighbour) = (host.pod("pod")?, host.pod("neighbour")?);
         let kept = other.add(&ours, &neighbour, "eth0", &json!({}))??;
         network.del(&ours, network.add(&ours, &pod, "eth0", &json!({}))??.target())??;
@@ -97,8 +101,8 @@ fn what_is_not_listed_goes_unless_the_list_forbids_it() -> Result<()> {
     })
 }
 
-/// The daemon collects by its own records alone: what somebody else attached to its network outlives its restarts,
-/// and the pods that it lost meanwhile do not.
+/// The daemon collects by its own records alone: what somebody else attached to its network outlives its pods and its
+/// restarts.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemon_collects_its_own_pods_only() -> Result<()> {
     let test = "the_daemon_collects_its_own_pods_only";
@@ -121,13 +125,15 @@ async fn the_daemon_collects_its_own_pods_only() -> Result<()> {
     let ports = json!({"portMappings": [{"hostPort": 18099, "containerPort": 80, "protocol": "tcp"}]});
     let attached = ns::in_network_at(&host, || Ok(network.add(&ours, &pod, "eth0", &ports)??))?;
     let settled = case.node.settled_snapshot()?;
-    let lost = case.cri.run_pod(&case.cri.pod("lost")).await?;
+    let own = case.cri.run_pod(&case.cri.pod("own")).await?;
     case.node.kill_daemon()?;
-    std::fs::remove_dir_all(case.node.dirs().root().join("pods").join(&lost))
-        .context("lose a pod's record")?;
     case.node.start_daemon()?;
     case.cri = case.node.cri().await?;
-    case.node.expect_no_leaks(&settled).context("the lost pod, and nothing else, went")?;
+    case.cri.end_pod(&own).await?;
+    case.node.kill_daemon()?;
+    case.node.start_daemon()?;
+    case.cri = case.node.cri().await?;
+    case.node.expect_no_leaks(&settled).context("the daemon's pod, and nothing else, went")?;
     ns::in_network_at(&host, || Ok(network.check(&ours, attached.target())??))?;
     ns::in_network_at(&host, || Ok(network.del(&ours, attached.target())??))?;
     drop(sleeper);

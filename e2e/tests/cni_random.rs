@@ -5,7 +5,7 @@ use e2e::cni::Host;
 use e2e::cni::random::{self, Plan};
 
 /// So many take less than a minute on two busy processors.
-const OPS: usize = 1500;
+const OPS: usize = 600;
 
 #[test]
 fn random_operations_leave_nothing() -> Result<()> {

@@ -55,7 +55,7 @@ struct Round {
 
 /// A parent of cgroups that is a kubelet's: pods neither make nor remove it.
 fn given_parent(case: &Case) -> String {
-    format!("/berth-{}/given", case.node.dirs().id())
+    e2e::cgroup::in_parent(&case.node.dirs().id(), "given")
 }
 
 async fn make_given_parent(case: &mut Case) -> Result<()> {

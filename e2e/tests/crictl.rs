@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::case::Case;
-use e2e::cgroup::{Cgroup, is_v2};
+use e2e::cgroup::{Cgroup, in_parent, is_v2};
 use e2e::daemon::Setup;
 use e2e::image::set::{BUSYBOX, PAUSE};
 use e2e::node::Node;
@@ -58,7 +58,7 @@ async fn crictl_does_what_it_says() -> Result<()> {
     let pod = json!({
         "metadata": {"name": "web", "namespace": "shop", "uid": "uid-web", "attempt": 1},
         "hostname": "web", "log_directory": node.dirs().logs().join("web"), "labels": {"tier": "front"},
-        "linux": {"cgroup_parent": format!("/berth-{}", node.dirs().id())},
+        "linux": {"cgroup_parent": in_parent(&node.dirs().id(), "")},
     });
     let container = json!({
         "metadata": {"name": "speaker"}, "image": {"image": BUSYBOX}, "log_path": "speaker.log",

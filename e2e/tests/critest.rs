@@ -1,7 +1,7 @@
 //! The CRI conformance suite on every runtime handler, against the committed list of exceptions.
 //!
-//! For development: `E2E_FOCUS` is a regular expression of spec names, `E2E_RUNTIME=containerd` runs the reference
-//! (whose exceptions are not ours: the verdict is then only printed).
+//! `E2E_PARALLEL` says how many specs run at once at least. For development: `E2E_FOCUS` is a regular expression of spec
+//! names, `E2E_RUNTIME=containerd` runs the reference (whose exceptions are not ours: the verdict is then only printed).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -29,6 +29,7 @@ fn check(handler: &str, focus: &str, parallel: u8, transport: Transport) -> Resu
     }
     let focus = std::env::var("E2E_FOCUS").unwrap_or_else(|_| focus.to_owned());
     let rounds = number("E2E_ROUNDS")?.unwrap_or(1);
+    let parallel = number("E2E_PARALLEL")?.map_or(Ok(parallel), u8::try_from)?.max(parallel);
     for round in 1..=rounds {
         let seed = number("E2E_SEED")?.unwrap_or_else(time_seed);
         let suite = Suite { handler, focus: &focus, seed, parallel, transport };

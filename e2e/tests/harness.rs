@@ -92,7 +92,7 @@ fn a_node_leaves_nothing() -> Result<()> {
     let node = Node::bare(Setup::default())?;
     let (top, id) = (node.dirs().top().to_owned(), node.dirs().id());
     node.program("sh").args(["-c", "setsid sleep 1000 < /dev/null > /dev/null 2>&1 &"]).ok()?;
-    let cgroup = one_hierarchy()?.join(format!("berth-{id}"));
+    let cgroup = one_hierarchy()?.join(cgroup::parent(&id));
     node.program("mkdir").arg(&cgroup).ok()?;
     let ancestry = node.ancestry().clone();
     ensure!(

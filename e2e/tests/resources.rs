@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::case::Case;
-use e2e::cgroup::{Cgroup, is_v2};
+use e2e::cgroup::{Cgroup, is_systemd, is_v2};
 use e2e::cri::{Cri, container};
 use e2e::daemon::Setup;
+use e2e::exec::Program;
 use e2e::image::set::BUSYBOX;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use proto::cri::{
@@ -91,6 +92,15 @@ async fn limits_are_changed_in_the_cgroup_and_kept() -> Result<()> {
     says(MEMORY, ["33554432", "33554432"])?;
     says(SWAP, ["50331648", "16777216"])?;
     says(CPUS, ["0", "0"])?;
+    if is_systemd() {
+        // It writes the limits of its units anew.
+        Program::new("systemctl").arg("daemon-reload").ok()?;
+        says(SHARES, ["2048", "79"])?;
+        says(QUOTA, ["40000", "40000 100000"])?;
+        says(MEMORY, ["33554432", "33554432"])?;
+        says(SWAP, ["50331648", "16777216"])?;
+        says(CPUS, ["0", "0"])?;
+    }
     if case.is_berth() {
         let score = case.cri.shell(&id, "cat /proc/1/oom_score_adj").await?;
         ensure!(score.trim() == "500", "the score is {score}");
@@ -240,6 +250,48 @@ async fn a_pod_gets_the_sum_and_its_overhead() -> Result<()> {
     case.close()
 }
 
+/// What a kubelet with the other driver would ask for, and names that no slice can have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_that_is_none_of_the_drivers_is_refused() -> Result<()> {
+    let test = "a_parent_that_is_none_of_the_drivers_is_refused";
+    let Some(case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
+    if !case.is_berth() {
+        return case.close();
+    }
+    let (driver, parents): (_, &[&str]) = match is_systemd() {
+        true => (
+            api::CgroupDriver::Systemd,
+            &[
+                "/kubepods/pod1",
+                "kubepods",
+                "a--b.slice",
+                "-a.slice",
+                "a:b.slice",
+                "/x/a-b.slice",
+                "cpu.slice",
+                "/",
+            ],
+        ),
+        false => (
+            api::CgroupDriver::Cgroupfs,
+            &["kubepods-pod1.slice", "/kubepods.slice/pod1.slice", "/a/../b", "a\nb"],
+        ),
+    };
+    let told = case.cri.runtime.clone().runtime_config(api::RuntimeConfigRequest {}).await?.into_inner();
+    ensure!(told.linux.map(|linux| linux.cgroup_driver()) == Some(driver), "{told:?}");
+    for parent in parents {
+        let mut pod = case.cri.pod("misplaced");
+        pod.linux.get_or_insert_default().cgroup_parent = (*parent).to_owned();
+        let request = api::RunPodSandboxRequest { config: Some(pod), ..Default::default() };
+        let refused = case.cri.runtime.clone().run_pod_sandbox(request).await.err();
+        let right = refused.as_ref().is_some_and(|status| {
+            status.code() == Code::InvalidArgument && status.message().contains("cgroup_parent")
+        });
+        ensure!(right, "{parent:?}: {refused:?}");
+    }
+    case.close()
+}
+
 /// SEMANTICS, isolation: over the memory limit, killed, reported as OOMKilled, host unharmed.
 #[tokio::test(flavor = "multi_thread")]
 async fn out_of_memory_is_told_every_time() -> Result<()> {
@@ -247,7 +299,7 @@ async fn out_of_memory_is_told_every_time() -> Result<()> {
         return Ok(());
     };
     let wanted = std::env::var("E2E_OOM_KILLS").ok().and_then(|text| text.parse().ok());
-    let (kills, at_once) = (wanted.unwrap_or(100), 4);
+    let (kills, at_once) = (wanted.unwrap_or(500), 4);
     let cri = &case.cri;
     let pod = cri.pod("oom");
     let pod_id = cri.run_pod(&pod).await?;

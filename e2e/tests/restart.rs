@@ -65,7 +65,7 @@ impl Pauses {
 
 /// Lets the node's containers go before other work of the machine, so that a pause is the runtime's doing.
 fn favour(case: &Case) -> Result<()> {
-    let name = format!("berth-{}", case.node.dirs().id());
+    let name = e2e::cgroup::parent(&case.node.dirs().id());
     let shares = [("/sys/fs/cgroup/cpu", "cpu.shares", "262144"), ("/sys/fs/cgroup", "cpu.weight", "10000")];
     for (hierarchy, file, most) in shares {
         let path = std::path::Path::new(hierarchy).join(&name).join(file);

@@ -182,7 +182,7 @@ fn implied(result: &CniResult) -> Vec<Route> {
 }
 
 fn check_host(host: &mut Socket, owner: &Owner, result: &CniResult, index: usize) -> Result<(), CniError> {
-    let host_end = pod::find(host, &owner.host_link())?;
+    let host_end = veth::host_end(host, owner, result, "")?;
     if !host_end.up {
         return Err(damaged(format!("link {} is down", host_end.name)));
     }

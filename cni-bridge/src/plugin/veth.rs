@@ -6,7 +6,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use proto::cni::{Attachment, CniError, ErrorCode};
+use proto::cni::result::Interface;
+use proto::cni::{Attachment, CniError, CniResult, ErrorCode};
 
 use super::pod;
 use crate::net::NetError;
@@ -97,6 +98,26 @@ pub fn remove_link(
         return Ok(());
     }
     Ok(remove(&mut inside, &pod_end)?)
+}
+
+/// The host's end for CHECK: ours has a name of its own, another plugin's is named in the result, where it is the one
+/// beside `bridge` that is not in the pod.
+///
+/// # Errors
+/// [`ErrorCode::PLUGIN`] where it is not there.
+pub fn host_end(
+    host: &mut Socket,
+    owner: &Owner,
+    result: &CniResult,
+    bridge: &str,
+) -> Result<Link, CniError> {
+    let own = owner.host_link();
+    if let Some(link) = link::get(host, &own)? {
+        return Ok(link);
+    }
+    let is = |interface: &&Interface| interface.sandbox.is_empty() && interface.name != bridge;
+    let named = result.interfaces.iter().find(is).map(|interface| interface.name.as_str());
+    pod::find(host, named.unwrap_or(&own))
 }
 
 /// The host's end of the attachment's veth pair.

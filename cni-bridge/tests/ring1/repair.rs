@@ -11,6 +11,7 @@ use super::node::{Added, NetNs, Node, privileged};
 use super::wire::{connect, is_lost, serve, wire};
 
 fn with_firewall(json: &mut Value) {
+    json["plugins"][0]["isolateNetworks"] = true.into();
     let firewall = json!({"type": "firewall", "ingressPolicy": "isolated"});
     json["plugins"].as_array_mut().unwrap().push(firewall);
 }
@@ -86,6 +87,8 @@ fn whatever_rules_are_lost_come_back() {
     damage(&["delete", "table", "inet", "berth_localnet"]);
     damage(&["delete", "table", "inet", "berth_firewall"]);
     damage(&["delete", "table", "bridge", "berth_firewall"]);
+    damage(&["delete", "table", "inet", "berth_isolation"]);
+    damage(&["flush", "map", "inet", "berth_isolation", "to4"]);
     damage(&["flush", "map", "inet", "berth_portmap", "ports4"]);
     damage(&["flush", "map", "inet", "berth_masquerade", "pods4"]);
     damage(&["flush", "map", "bridge", "berth_firewall", "pods4"]);
@@ -107,6 +110,26 @@ fn whatever_rules_are_lost_come_back() {
     assert_eq!(generation(&node), seen);
     node.del("a", None).unwrap();
     node.del("b", None).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
+}
+
+#[test]
+fn ptp_is_repaired_too() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::with(json!({"type": "ptp", "ipMasq": true, "ipam": {"type": "host-local",
+        "routes": [{"dst": "0.0.0.0/0"}], "ranges": [[{"subnet": "10.9.0.0/24"}]]}}));
+    let (pod, world) = (NetNs::new(), NetNs::new());
+    wire(&node.host, &world, ("192.0.2.1/24", "192.0.2.2/24"));
+    serve(&world, "0.0.0.0:1000");
+    let added = node.add("a", &pod, Value::Null).unwrap();
+    record(&node, "a", &pod, &Value::Null, &added);
+    node.host.output("nft", &["flush", "ruleset"]);
+    repair(&node, &["ptp"]).unwrap();
+    assert_eq!(connect(&pod, "192.0.2.2:1000"), Ok("192.0.2.1".to_owned()));
+    node.check("a", &pod, Value::Null, &added).unwrap();
+    node.del("a", None).unwrap();
     assert_eq!(node.leftovers(), [""; 0]);
 }
 

@@ -20,5 +20,6 @@ pub mod oom_score;
 pub mod processes;
 pub mod program;
 pub mod source;
+pub mod systemd;
 pub mod usage;
 pub mod user;

@@ -122,6 +122,14 @@ pub struct OciRuntime {
 }
 
 impl OciRuntime {
+    /// With the argument that makes it read `cgroups_path` as a name for systemd, where it is one.
+    pub fn for_cgroup(mut self, cgroups_path: &str) -> Self {
+        if !cgroups_path.starts_with('/') {
+            self.args.push("--systemd-cgroup".into());
+        }
+        self
+    }
+
     /// Writes the state of the running container `id` to `images` with CRIU; the container goes on.
     pub async fn checkpoint(&self, id: &str, images: &Path) -> Result<(), String> {
         let mut command = self.command();

@@ -14,10 +14,9 @@ const FREEZE: Duration = Duration::from_millis(50);
 const SESSION: Duration = Duration::from_millis(100);
 const MAX_DEPTH: usize = 8;
 
-/// The number on the line `oom_kill N`; 0 where the file is missing or says nothing.
-pub fn oom_kills(counter: Option<&Path>) -> u64 {
-    let text = counter.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
-    parse_oom_kills(&text)
+/// The number on the line `oom_kill N`, 0 where there is no such line; `None` where the file is gone.
+pub fn read_oom_kills(counter: Option<&Path>) -> Option<u64> {
+    Some(parse_oom_kills(&std::fs::read_to_string(counter?).ok()?))
 }
 
 fn parse_oom_kills(text: &str) -> u64 {

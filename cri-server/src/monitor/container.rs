@@ -13,6 +13,7 @@ use super::attachment::Attachment;
 use super::connection::ReplyTo;
 use super::invocation::InvocationId;
 use super::log::LogFile;
+use super::oom::Kills;
 use super::output::Output;
 use super::protocol::{ContainerState, ContainerStatus, CreateContainer, Failure};
 use super::record::ExitRecord;
@@ -131,6 +132,11 @@ impl Container {
             }
         };
         ContainerState { id: self.spec.id.to_string(), status, log_bytes_lost: self.log.bytes_lost() }
+    }
+
+    /// Tasks of it killed for want of memory so far.
+    pub fn oom_kills(&self) -> Kills {
+        Kills::read(self.spec.cgroup.oom_counter.as_deref(), self.oom_baseline)
     }
 
     /// Keeps a bounded part of the OCI runtime's own output.

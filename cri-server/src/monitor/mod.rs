@@ -26,6 +26,7 @@ mod container;
 mod invocation;
 mod log;
 mod namespaces;
+mod oom;
 mod output;
 mod pod;
 mod pod_init;

@@ -211,6 +211,10 @@ pub struct ContainerCgroup {
     /// File with the line `oom_kill N`: `memory.events` (v2) or `memory.oom_control` (v1).
     #[serde(default)]
     pub oom_counter: Option<PathBuf>,
+    /// The same file of the pod's cgroup, where the container's own may go before its end is seen, and the kernel
+    /// counts in both.
+    #[serde(default)]
+    pub pod_oom_counter: Option<PathBuf>,
     /// Directories whose processes are the container's: the v2 directory, or on v1 the freezer's.
     #[serde(default)]
     pub directories: Vec<PathBuf>,

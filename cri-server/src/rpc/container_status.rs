@@ -40,6 +40,7 @@ fn info(daemon: &Daemon, record: &ContainerRecord) -> BTreeMap<String, String> {
         "pid": record.state.pid().unwrap_or(0),
         "runtimeHandler": record.handler,
         "cgroupsPath": record.cgroups_path,
+        "cgroup": daemon.cgroup(&record.cgroups_path).ok().map(|cgroup| cgroup.path().to_string()),
         "bundle": bundle,
         "rootfs": daemon.paths.rootfs(&record.id),
         "snapshotter": "overlayfs",

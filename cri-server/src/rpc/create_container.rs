@@ -8,6 +8,7 @@ use proto::cri::{ContainerConfig, CreateContainerRequest, CreateContainerRespons
 use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::Error;
+use crate::host::cgroup::container_in;
 use crate::host::fs::{self, Durability, write_atomic};
 use crate::host::idmap::UserNamespace;
 use crate::host::node;
@@ -115,7 +116,8 @@ fn plan(
         layers: image.layers.clone(),
         images: images.mounted.clone(),
         volumes: spec::image_volumes(&config, &defaults)?,
-        cgroups_path: format!("{}/{id}", sandbox.fixed.cgroup_parent.trim_end_matches('/')),
+        cgroups_path: container_in(&sandbox.fixed.cgroup_parent, id.as_str())
+            .map_err(|error| Error::Internal(error.to_string()))?,
         log_path: resolve::log_path(&sandbox.fixed.config, &config)?,
         stop_signal,
         user: None,
@@ -174,20 +176,19 @@ fn request(
     oci: OciRuntime,
 ) -> Result<CreateContainer, Error> {
     let record = container.record();
-    let cgroup = daemon.cgroup(&record.cgroups_path)?;
-    let cgroup = ContainerCgroup { oom_counter: cgroup.oom_file(), directories: cgroup.process_dirs() };
+    let runtime = oci.for_cgroup(&record.cgroups_path);
     let metadata = record.metadata();
     Ok(CreateContainer {
         id: container.id.clone(),
         bundle: daemon.paths.bundle(&container.id),
-        runtime: Runtime { path: oci.path, args: oci.args, root: oci.root },
+        runtime: Runtime { path: runtime.path, args: runtime.args, root: runtime.root },
         terminal: record.config.tty,
         stdin: record.config.stdin,
         stdio_owner: spec::user_namespace::ids(&sandbox.fixed.config)?.map(|ids| ids.first),
         stdin_once: record.config.stdin_once,
         log_path: (!record.log_path.is_empty()).then(|| record.log_path.clone().into()),
         log_line_limit: default_log_line_limit(),
-        cgroup,
+        cgroup: supervised(daemon, sandbox, &record)?,
         kill_cgroup: shares_processes(sandbox, &record),
         copy_of: None,
         exit_file: store::container::exit_path(&daemon.paths.container(&container.id)),
@@ -200,6 +201,22 @@ fn request(
             "image": record.image_id,
             "configDigest": digest(&record.config),
         }),
+    })
+}
+
+/// What the monitor looks at in the container's cgroup. systemd may take it away before the monitor can.
+fn supervised(
+    daemon: &Daemon,
+    sandbox: &Sandbox,
+    record: &ContainerRecord,
+) -> Result<ContainerCgroup, Error> {
+    let cgroup = daemon.cgroup(&record.cgroups_path)?;
+    let pod = daemon.cgroup(&sandbox.fixed.cgroup_parent)?;
+    let fleeting = !record.cgroups_path.starts_with('/');
+    Ok(ContainerCgroup {
+        oom_counter: cgroup.oom_file(),
+        pod_oom_counter: if fleeting { pod.oom_file_of_all() } else { None },
+        directories: cgroup.process_dirs(),
     })
 }
 

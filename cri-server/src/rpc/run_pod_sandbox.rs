@@ -8,7 +8,6 @@ use proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest, RunPodSa
 use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::Error;
-use crate::host::cgroup::CgroupPath;
 use crate::host::cni::{Attachment, Resolver};
 use crate::host::monitor::Monitor;
 use crate::model::id::PodId;
@@ -105,13 +104,13 @@ fn plan(daemon: &Daemon, config: PodSandboxConfig, runtime_handler: String) -> R
         user: spec::user_namespace::ids(&config)?.map(|_| daemon.paths.pin(&id, "user")),
     };
     let wanted = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
+    let cgroup = &daemon.config.cgroup;
     let cgroup_parent = match wanted {
-        "" => format!("{}/{id}", daemon.config.cgroup.parent.trim_end_matches('/')),
-        path => CgroupPath::parent(path)
-            .map_err(|error| invalid("config.linux.cgroup_parent", error.to_string()))?
-            .as_str()
-            .to_string(),
+        "" => cgroup.driver.own_parent(cgroup.parent(), id.as_str()),
+        path => cgroup.driver.given_parent(path),
     };
+    let cgroup_parent =
+        cgroup_parent.map_err(|error| invalid("config.linux.cgroup_parent", error.to_string()))?;
     Ok(SandboxRecord {
         id,
         boot_id: daemon.boot_id.clone(),

@@ -2,8 +2,14 @@
 
 use proto::cri::{CgroupDriver, LinuxRuntimeConfiguration, RuntimeConfigResponse};
 
-/// The cgroup driver: cgroupfs is the only one that the configuration accepts.
-pub fn runtime_config() -> RuntimeConfigResponse {
-    let linux = LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs as i32 };
-    RuntimeConfigResponse { linux: Some(linux) }
+use crate::daemon::Daemon;
+use crate::host::cgroup::Driver;
+
+/// The cgroup driver.
+pub fn runtime_config(daemon: &Daemon) -> RuntimeConfigResponse {
+    let driver = match daemon.config.cgroup.driver {
+        Driver::Cgroupfs => CgroupDriver::Cgroupfs,
+        Driver::Systemd => CgroupDriver::Systemd,
+    };
+    RuntimeConfigResponse { linux: Some(LinuxRuntimeConfiguration { cgroup_driver: driver as i32 }) }
 }

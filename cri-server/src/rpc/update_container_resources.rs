@@ -29,18 +29,19 @@ pub async fn update_container_resources(
     let score = limits::check_oom_score(asked.oom_score_adj)?;
     let record = container.record();
     let merged = limits::merge(&record.resources(), &asked);
-    let cgroup = daemon.cgroup(&record.cgroups_path)?;
-    let (node, wanted) = (daemon.clone(), merged.clone());
-    blocking(move || {
-        limits::apply(&node, &cgroup, &asked, &wanted)?;
-        if score != 0 {
+    let changed = async {
+        limits::change(daemon, &record.cgroups_path, &asked, &merged).await?;
+        let (node, cgroup) = (daemon.clone(), daemon.cgroup(&record.cgroups_path)?);
+        let give_score = move || {
             limits::set_oom_score(&node, score, &cgroup.procs()?);
-        }
-        Ok::<(), Error>(())
-    })
-    .await?
-    // The end may have come in between, and have taken the cgroup with it.
-    .map_err(|error| if container.state().is_exited() { not_there(&container) } else { error })?;
+            Ok(())
+        };
+        if score == 0 { Ok::<(), Error>(()) } else { blocking(give_score).await? }
+    };
+    changed
+        .await
+        // The end may have come in between, and have taken the cgroup with it.
+        .map_err(|error| if container.state().is_exited() { not_there(&container) } else { error })?;
     container.change(|record| record.updated = Some(merged))?;
     Ok(UpdateContainerResourcesResponse {})
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use proto::cri::{UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse};
 
 use crate::daemon::Daemon;
-use crate::detached::blocking;
 use crate::error::Error;
 use crate::model::sandbox::SandboxState;
 use crate::steps::limits;
@@ -34,15 +33,11 @@ pub async fn update_pod_sandbox_resources(
     let wanted = limits::sum(resources.sum.as_ref(), resources.overhead.as_ref());
     let path = &sandbox.fixed.cgroup_parent;
     let shared = |other: &Arc<Sandbox>| other.id() != sandbox.id() && other.fixed.cgroup_parent == *path;
-    if path == "/" || daemon.sandboxes.all().iter().any(shared) {
+    if ["/", "-.slice"].contains(&path.as_str()) || daemon.sandboxes.all().iter().any(shared) {
         return Err(denied(&sandbox, format!("its cgroup {path} is not its own")));
     }
-    let (node, cgroup) = (daemon.clone(), daemon.cgroup(path)?);
-    blocking(move || {
-        cgroup.create()?;
-        limits::apply(&node, &cgroup, &wanted, &wanted)
-    })
-    .await??;
+    limits::make_cgroup(daemon, path).await?;
+    limits::change(daemon, path, &wanted, &wanted).await?;
     sandbox.set_resources(resources)?;
     Ok(UpdatePodSandboxResourcesResponse {})
 }

@@ -284,7 +284,7 @@ impl runtime_service_server::RuntimeService for Service {
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
-        Ok(Response::new(rpc::runtime_config::runtime_config()))
+        Ok(Response::new(rpc::runtime_config::runtime_config(&self.daemon)))
     }
 
     async fn update_pod_sandbox_resources(

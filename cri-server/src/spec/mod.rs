@@ -46,13 +46,16 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<oci::Spec, SpecError> {
     let request = Request::new(inputs)?;
     let capabilities = capabilities::sets(&request)?;
     let mounts = mounts::assemble(&request)?;
+    let resources = resources::resources(&request)?;
+    let mut annotations = annotations::list(&request);
+    annotations.extend(annotations::for_systemd(&request, &resources));
     let linux = oci::Linux {
         uid_mappings: request.id_mappings(),
         gid_mappings: request.id_mappings(),
         namespaces: namespaces::list(&request)?,
         devices: devices::nodes(&request)?,
         cgroups_path: inputs.cgroups_path.into(),
-        resources: resources::resources(&request)?,
+        resources,
         seccomp: seccomp::filter(&request, &capabilities)?,
         rootfs_propagation: mounts.rootfs_propagation,
         masked_paths: paths::masked(&request)?,
@@ -64,7 +67,7 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<oci::Spec, SpecError> {
         process: process::process(&request, capabilities)?,
         root: oci::Root { path: inputs.rootfs.into(), readonly: request.security.readonly_rootfs },
         mounts: mounts.list,
-        annotations: annotations::list(&request),
+        annotations,
         linux,
     })
 }

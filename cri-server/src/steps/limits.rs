@@ -1,16 +1,17 @@
 //! New limits for what exists: the request over what is known, checked, written to the cgroup.
 
 use std::collections::BTreeMap;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use proto::cri::LinuxContainerResources;
 use rustix::process::Pid;
 
 use super::cri_config::invalid;
 use crate::daemon::Daemon;
+use crate::detached::blocking;
 use crate::error::Error;
-use crate::host::cgroup::{Cgroup, Wanted};
-use crate::host::oom_score;
+use crate::host::cgroup::{Cgroup, Unit, Wanted};
+use crate::host::{oom_score, systemd};
 use crate::spec::{self, OomScore};
 
 /// Microseconds of a period where nobody says otherwise.
@@ -55,8 +56,40 @@ fn swap(present: &LinuxContainerResources, asked: &LinuxContainerResources) -> i
     }
 }
 
+/// Sets in the cgroup `path` of a record what `asked` names, with the values of `merged`, and has systemd keep it where
+/// it manages that cgroup. All or nothing.
+pub async fn change(
+    daemon: &Arc<Daemon>,
+    path: &str,
+    asked: &LinuxContainerResources,
+    merged: &LinuxContainerResources,
+) -> Result<(), Error> {
+    let (node, cgroup, asked, merged) = (daemon.clone(), daemon.cgroup(path)?, asked.clone(), merged.clone());
+    let write = move || apply(&node, &cgroup, &asked, &merged).map(|()| cgroup.properties());
+    let properties = blocking(write.clone()).await??;
+    let Some(unit) = unit(path)? else { return Ok(()) };
+    if let Err(error) = systemd::set_properties(&unit.name, &properties).await {
+        tracing::warn!(unit = unit.name, error, "systemd does not know the new limits: it may undo them");
+    }
+    // Its shares of processors are coarser.
+    blocking(write).await?.map(drop)
+}
+
+/// Makes a pod's cgroup, where nothing has yet.
+pub async fn make_cgroup(daemon: &Daemon, path: &str) -> Result<(), Error> {
+    let cgroup = daemon.cgroup(path)?;
+    match unit(path)? {
+        Some(unit) => systemd::start(&unit.name).await.map_err(Error::Internal),
+        None => Ok(blocking(move || cgroup.create()).await??),
+    }
+}
+
+fn unit(path: &str) -> Result<Option<Unit>, Error> {
+    Unit::parse(path).map_err(|error| Error::Internal(error.to_string()))
+}
+
 /// Sets in `cgroup` what `asked` names, with the values of `merged`. All or nothing.
-pub fn apply(
+fn apply(
     daemon: &Daemon,
     cgroup: &Cgroup,
     asked: &LinuxContainerResources,

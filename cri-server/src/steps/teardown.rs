@@ -11,8 +11,10 @@ use super::announce;
 use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::{Error, chain};
+use crate::host::cgroup::{Unit, is_own_parent};
 use crate::host::monitor::{Monitor, MonitorError};
 use crate::host::mount;
+use crate::host::systemd;
 use crate::model::container::Exit;
 use crate::model::id::ContainerId;
 use crate::model::sandbox::SandboxState;
@@ -158,7 +160,7 @@ pub async fn release_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> 
     failures.extend(end_monitor(daemon, sandbox).await);
     let pins: Vec<_> = sandbox.fixed.pins.iter().cloned().collect();
     let shm = daemon.paths.shm(sandbox.id());
-    if sandbox.fixed.cgroup_parent.ends_with(sandbox.id().as_str()) {
+    if is_own_parent(&sandbox.fixed.cgroup_parent, sandbox.id().as_str()) {
         note(&mut failures, "cgroup", remove_cgroup(daemon, &sandbox.fixed.cgroup_parent).await);
     }
     let undone = blocking(move || {
@@ -269,6 +271,14 @@ async fn kill_monitor(daemon: &Daemon, sandbox: &Sandbox) -> Option<String> {
 
 async fn remove_cgroup(daemon: &Daemon, path: &str) -> Result<(), Error> {
     let cgroup = daemon.cgroup(path)?;
+    let unit = Unit::parse(path).map_err(|error| Error::Internal(error.to_string()))?;
+    // A scope has gone already, but for a half-made one; a slice stays until it is told.
+    if let Some(unit) = unit
+        && cgroup.exists()
+        && let Err(error) = systemd::stop(&unit.name).await
+    {
+        return Err(Error::Internal(error));
+    }
     Ok(blocking(move || cgroup.remove(KILLED)).await??)
 }
 

@@ -169,7 +169,11 @@ impl Ground {
             stdin_once: false,
             log_path: Some(bundle.join("log")),
             log_line_limit: 16384,
-            cgroup: ContainerCgroup { oom_counter: Some(oom_counter), directories: vec![directory] },
+            cgroup: ContainerCgroup {
+                oom_counter: Some(oom_counter),
+                directories: vec![directory],
+                ..ContainerCgroup::default()
+            },
             kill_cgroup: false,
             exit_file: bundle.join("exit.json"),
             copy_of: None,

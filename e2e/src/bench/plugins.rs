@@ -116,7 +116,8 @@ fn column(
     };
     let cpu =
         |rounds: &[Round], of: fn(&Sample) -> f64| rounds.iter().map(|r| of(&r.cpu)).collect::<Vec<f64>>();
-    let (add, del): (fn(&Sample) -> f64, fn(&Sample) -> f64) = (|sample| sample.add, |sample| sample.del);
+    let add: fn(&Sample) -> f64 = |sample| sample.add;
+    let del: fn(&Sample) -> f64 = |sample| sample.del;
     let ratios = || {
         Some([
             ratio(&medians(reference, add), &medians(own, add))?,
@@ -241,7 +242,8 @@ impl Bench<'_> {
         }
         let of =
             |round: &Round, of: fn(&Sample) -> f64| median(&round.pods.iter().map(of).collect::<Vec<_>>());
-        let (add, del): (fn(&Sample) -> f64, fn(&Sample) -> f64) = (|sample| sample.add, |sample| sample.del);
+        let add: fn(&Sample) -> f64 = |sample| sample.add;
+        let del: fn(&Sample) -> f64 = |sample| sample.del;
         Ok([of(&last, add) / of(&first, add), of(&last, del) / of(&first, del)])
     }
 

@@ -1,4 +1,5 @@
-//! The guest's side: its first process mounts what a system needs and reaps; its child takes the job's steps.
+//! The guest's side: its first process mounts what a system needs and reaps; its child takes the job's steps. Where
+//! systemd is the first process, a service takes them.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -46,7 +47,7 @@ pub fn first() -> Result<()> {
 }
 
 fn live() -> Result<()> {
-    mount_all()?;
+    mount_file_systems()?;
     let driver = Program::new("/proc/self/exe").arg("drive").start(Path::new("/run/driver.log"))?;
     loop {
         let ended = wait(WaitOptions::empty()).context("wait for children")?;
@@ -60,15 +61,19 @@ fn live() -> Result<()> {
 }
 
 #[allow(clippy::disallowed_methods, reason = "the guest's own mounts are made here")]
-fn mount_all() -> Result<()> {
+fn mount_file_systems() -> Result<()> {
     for (kind, point, options) in MOUNTS {
         std::fs::create_dir_all(point).with_context(|| format!("make {point}"))?;
         let options = std::ffi::CString::new(options)?;
         mount(kind, point, kind, MountFlags::empty(), options.as_c_str())
             .with_context(|| format!("mount {kind} at {point}"))?;
     }
-    std::os::unix::fs::symlink("/proc/self/fd", "/dev/fd").context("make /dev/fd")?;
-    for place in &job()?.places {
+    std::os::unix::fs::symlink("/proc/self/fd", "/dev/fd").context("make /dev/fd")
+}
+
+#[allow(clippy::disallowed_methods, reason = "the guest's own mounts are made here")]
+fn bind_places(job: &Job) -> Result<()> {
+    for place in &job.places {
         std::fs::create_dir_all(place)?;
         let source = Path::new(DISK).join(FILES).join(place.strip_prefix("/")?);
         mount_bind(source, place).with_context(|| format!("bind {}", place.display()))?;
@@ -81,9 +86,19 @@ fn job() -> Result<Job> {
     serde_json::from_slice(&text).context("take the job apart")
 }
 
+/// Takes the job's steps as a service of systemd, and powers off.
+pub fn serve() -> Result<()> {
+    if let Err(error) = drive() {
+        Line::open()?.say(&Event::Broken { reason: format!("{error:#}") })?;
+    }
+    rustix::fs::sync();
+    reboot(RebootCommand::PowerOff).context("power off")
+}
+
 /// Takes the job's steps. Runs beside the first process, so that it may wait for its own children.
 pub fn drive() -> Result<()> {
     let (job, line) = (job()?, Line::open()?);
+    bind_places(&job)?;
     Program::new("ip").args(["link", "set", "lo", "up"]).ok()?;
     for step in &job.steps {
         line.say(&Event::Began { step: step.name.clone() })?;
@@ -96,13 +111,19 @@ pub fn drive() -> Result<()> {
     line.say(&Event::Done)
 }
 
-/// Ends whatever a step has left running: everything but the first process and this one. The kernel's own threads take
-/// no signals.
+/// Ends whatever a step has left running: everything but the first process, this one and other services. The kernel's
+/// own threads take no signals.
 fn sweep() -> Result<()> {
     let own = [1, std::process::id()];
+    let cgroup = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let own_cgroup = cgroup("self");
     for entry in std::fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let pid = name.to_str().and_then(|name| name.parse::<u32>().ok()).filter(|pid| !own.contains(pid));
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let cgroup = cgroup(&name);
+        if cgroup.contains("/system.slice/") && cgroup.contains(".service") && cgroup != own_cgroup {
+            continue;
+        }
+        let pid = name.parse::<u32>().ok().filter(|pid| !own.contains(pid));
         if let Some(pid) = pid.and_then(|pid| Pid::from_raw(pid.cast_signed())) {
             let _ended_already = kill_process(pid, Signal::KILL);
         }

@@ -21,6 +21,28 @@ pub struct Size {
     pub memory_mib: u32,
 }
 
+/// The guest's first process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Init {
+    /// The harness's own, which starts nothing but the job.
+    Own,
+    /// systemd, which starts the job as a service.
+    Systemd,
+}
+
+/// What is booted.
+#[derive(Clone, Copy, Debug)]
+pub struct Boot<'a> {
+    /// The system.
+    pub root: &'a Root,
+    /// The disk with the job.
+    pub job: &'a Path,
+    /// Its first process.
+    pub init: Init,
+    /// What it gets of the machine.
+    pub size: Size,
+}
+
 /// A running guest.
 pub struct Machine<'a> {
     running: Running,
@@ -30,8 +52,8 @@ pub struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     /// Boots. Kernel messages go to the file `console`.
-    pub fn boot(root: &Root, job: &Path, console: &'a Path, size: Size) -> Result<Self> {
-        let mut running = emulator(root, job, console, size).start_piped()?;
+    pub fn boot(boot: Boot<'_>, console: &'a Path) -> Result<Self> {
+        let mut running = emulator(boot, console).start_piped()?;
         let output = running.child.stdout.take().context("the emulator has no output")?;
         Ok(Self { running, events: follow(output), console })
     }
@@ -67,7 +89,8 @@ impl<'a> Machine<'a> {
 }
 
 /// The emulator, which goes when the caller goes. Disks keep nothing of what the guest writes.
-fn emulator(root: &Root, job: &Path, console: &Path, size: Size) -> Program {
+fn emulator(boot: Boot<'_>, console: &Path) -> Program {
+    let Boot { root, job, init, size } = boot;
     let disk = |path: &Path, id: &str| {
         format!("file={},format=raw,if=none,id={id},snapshot=on,cache=unsafe", path.display())
     };
@@ -77,7 +100,7 @@ fn emulator(root: &Root, job: &Path, console: &Path, size: Size) -> Program {
         .args(["-smp", &size.processors.to_string(), "-m", &size.memory_mib.to_string()])
         .arg("-kernel")
         .arg(&root.kernel)
-        .args(["-append", &command_line()])
+        .args(["-append", &command_line(init)])
         .args(["-serial", &format!("file:{}", console.display()), "-serial", "stdio"])
         .args(["-drive", &disk(&root.image, "root"), "-drive", &disk(job, "job")])
         .args(["-device", "nvme,id=disks,serial=berth"])
@@ -91,11 +114,15 @@ fn emulator(root: &Root, job: &Path, console: &Path, size: Size) -> Program {
 }
 
 /// The system knows nothing of jobs: the kernel's command line says how the first process is found.
-fn command_line() -> String {
+fn command_line(init: Init) -> String {
     let kernel = "root=/dev/nvme0n1 rootfstype=ext4 rw console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable \
                   no_timer_check cryptomgr.notests raid=noautodetect";
-    let first = "mount -t devtmpfs dev /dev; mount -t ext4 /dev/nvme0n2 /job && exec /job/vminit";
-    format!("{kernel} init=/bin/sh -- -c \"{first}\"")
+    let first = match init {
+        Init::Own => "/job/vminit",
+        Init::Systemd => "/lib/systemd/systemd --unit=job.service --log-level=notice",
+    };
+    let mounts = "mount -t devtmpfs dev /dev; mount -t ext4 /dev/nvme0n2 /job";
+    format!("{kernel} init=/bin/sh -- -c \"{mounts} && exec {first}\"")
 }
 
 /// Reads events on a thread of its own. What is no event is shown: it can only be the emulator's.

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::SLOWNESS;
 use super::build::{Built, Selection};
 use super::job::{Event, Job, Step};
-use super::machine::{Machine, Size};
+use super::machine::{Boot, Init, Machine, Size};
 use super::{root, stage};
 use crate::image::set;
 use crate::paths;
@@ -20,7 +20,7 @@ use crate::paths;
 #[derive(Clone, Debug, Parser)]
 #[command(about = "Runs tests in a virtual machine with cgroup v2")]
 pub struct Options {
-    /// Only steps whose names contain one of these
+    /// Only steps whose names begin with one of these
     steps: Vec<String>,
     /// Name the steps and do nothing
     #[arg(long)]
@@ -28,6 +28,9 @@ pub struct Options {
     /// Run this line by the guest's shell in place of the steps
     #[arg(long, value_name = "LINE")]
     shell: Option<String>,
+    /// Let that shell run under systemd
+    #[arg(long, requires = "shell")]
+    systemd: bool,
     /// Processors of the guest
     #[arg(long, default_value_t = 2)]
     processors: u32,
@@ -39,37 +42,56 @@ pub struct Options {
     env: Vec<String>,
 }
 
-/// A step of the plan: a test program with its arguments, and the handler of its pods.
+/// A step of the plan: a test program with its arguments, the handler of its pods, and what it runs under.
 struct Planned {
     name: &'static str,
     test: &'static str,
     args: &'static [&'static str],
     handler: &'static str,
+    init: Init,
     deadline_s: u64,
 }
 
-/// Steps in order: what fails early says most.
-const PLAN: [Planned; 10] = [
-    planned("harness", "harness", &[], "crun", 900),
-    planned("cgroups", "cri_server", &["host::cgroup", "spec::ring1"], "crun", 900),
-    planned("monitor", "monitor_pod", &[], "crun", 900),
-    planned("plugins", "ring1", &["guest::"], "crun", 900),
-    planned("runtime-crun", "runtime", &[], "crun", 900),
-    planned("namespaces-crun", "namespaces", &[], "crun", 900),
-    planned("resources-crun", "resources", &[], "crun", 900),
-    planned("restart-crun", "restart", &[], "crun", 900),
-    planned("critest-crun", "critest", &["--exact", "crun_conforms"], "crun", 1800),
-    planned("critest-runc", "critest", &["--exact", "runc_conforms"], "runc", 1800),
+/// Steps in order: what fails early says most. Those under systemd use the cgroup driver of that name.
+const PLAN: [Planned; 26] = [
+    own("harness", "harness", "crun"),
+    Planned { args: &["host::cgroup", "spec::ring1"], ..own("cgroups", "cri_server", "crun") },
+    own("monitor", "monitor_pod", "crun"),
+    Planned { args: &["guest::"], ..own("plugins", "ring1", "crun") },
+    own("runtime-crun", "runtime", "crun"),
+    own("resources-crun", "resources", "crun"),
+    own("namespaces-crun", "namespaces", "crun"),
+    own("userns-crun", "userns", "crun"),
+    own("events-crun", "events", "crun"),
+    own("volumes-crun", "volumes", "crun"),
+    own("mounts-crun", "mounts", "crun"),
+    own("restart-crun", "restart", "crun"),
+    own("runtime-runc", "runtime", "runc"),
+    own("resources-runc", "resources", "runc"),
+    own("userns-runc", "userns", "runc"),
+    own("runtime-youki", "runtime", "youki"),
+    own("resources-youki", "resources", "youki"),
+    conforms("critest-crun", &["--exact", "crun_conforms"], "crun"),
+    conforms("critest-runc", &["--exact", "runc_conforms"], "runc"),
+    conforms("critest-youki", &["--exact", "youki_conforms"], "youki"),
+    systemd(own("systemd-runtime-crun", "runtime", "crun")),
+    systemd(own("systemd-resources-crun", "resources", "crun")),
+    systemd(own("systemd-restart-crun", "restart", "crun")),
+    systemd(own("systemd-resources-runc", "resources", "runc")),
+    systemd(own("systemd-resources-youki", "resources", "youki")),
+    systemd(conforms("systemd-critest-crun", &["--exact", "crun_conforms"], "crun")),
 ];
 
-const fn planned(
-    name: &'static str,
-    test: &'static str,
-    args: &'static [&'static str],
-    handler: &'static str,
-    deadline_s: u64,
-) -> Planned {
-    Planned { name, test, args, handler, deadline_s }
+const fn own(name: &'static str, test: &'static str, handler: &'static str) -> Planned {
+    Planned { name, test, args: &[], handler, init: Init::Own, deadline_s: 1200 }
+}
+
+const fn conforms(name: &'static str, args: &'static [&'static str], handler: &'static str) -> Planned {
+    Planned { args, deadline_s: 3600, ..own(name, "critest", handler) }
+}
+
+const fn systemd(planned: Planned) -> Planned {
+    Planned { init: Init::Systemd, ..planned }
 }
 
 /// Builds, boots, follows, and fails with the names of the steps that failed.
@@ -80,38 +102,49 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let began = Instant::now();
     let built = Built::by_cargo(&options.selections())?;
-    let steps = options.steps(&built)?;
-    ensure!(!steps.is_empty(), "no step is called {:?}", options.steps);
-    let deadline = Duration::from_secs(60 + steps.iter().map(|step| step.deadline_s + 30).sum::<u64>());
     let system = root::system()?;
     let scratch = scratch(&paths::cache().join("guest"))?;
-    let job = scratch.path().join("job.img");
-    stage(&built, options.job(steps)?, scratch.path(), &job)?;
+    let stage = stage(&built, scratch.path())?;
     eprintln!("guest: built and staged in {:.0?}", began.elapsed());
-    let console = scratch.path().join("console.log");
-    let booted = Instant::now();
-    let size = Size { processors: options.processors, memory_mib: options.memory };
     let mut verdict = Verdict::default();
-    Machine::boot(&system, &job, &console, size)?.finish(deadline, |event| verdict.hear(event))?;
-    eprintln!("guest: done in {:.0?}{verdict}", booted.elapsed());
+    for init in [Init::Own, Init::Systemd] {
+        let steps = options.steps(&built, init)?;
+        if steps.is_empty() {
+            continue;
+        }
+        let booted = Instant::now();
+        let deadline = Duration::from_secs(60 + steps.iter().map(|step| step.deadline_s + 30).sum::<u64>());
+        let job = scratch.path().join("job.img");
+        stage.pack(options.job(steps, init)?, built.binary("vminit")?, &job)?;
+        let console = scratch.path().join("console.log");
+        let size = Size { processors: options.processors, memory_mib: options.memory };
+        let boot = Boot { root: &system, job: &job, init, size };
+        Machine::boot(boot, &console)?.finish(deadline, |event| verdict.hear(event))?;
+        eprintln!("guest: booted with {init:?}, done in {:.0?}", booted.elapsed());
+    }
+    eprintln!("guest: all in {:.0?}{verdict}", began.elapsed());
+    ensure!(!verdict.took.is_empty(), "no step is called {:?}", options.steps);
     ensure!(verdict.failed.is_empty(), "failed in the guest: {}", verdict.failed.join(", "));
     Ok(())
 }
 
 impl Options {
-    fn steps(&self, built: &Built) -> Result<Vec<Step>> {
+    fn steps(&self, built: &Built, init: Init) -> Result<Vec<Step>> {
         if let Some(line) = &self.shell {
+            if self.systemd != (init == Init::Systemd) {
+                return Ok(Vec::new());
+            }
             let args = vec!["-c".to_owned(), line.clone()];
             let dir = paths::workspace();
             let (name, program) = ("shell".to_owned(), "/bin/sh".into());
             return Ok(vec![Step { name, program, args, dir, env: BTreeMap::new(), deadline_s: 600 }]);
         }
-        self.chosen().map(|step| step.as_step(built)).collect()
+        self.chosen().filter(|step| step.init == init).map(|step| step.as_step(built)).collect()
     }
 
     fn chosen(&self) -> impl Iterator<Item = &Planned> {
         PLAN.iter().filter(|step| {
-            self.steps.is_empty() || self.steps.iter().any(|part| step.name.contains(part.as_str()))
+            self.steps.is_empty() || self.steps.iter().any(|part| step.name.starts_with(part.as_str()))
         })
     }
 
@@ -121,7 +154,7 @@ impl Options {
         products.then_some(Selection::Products).into_iter().chain([Selection::Harness]).collect()
     }
 
-    fn job(&self, steps: Vec<Step>) -> Result<Job> {
+    fn job(&self, steps: Vec<Step>, init: Init) -> Result<Job> {
         let mut env: BTreeMap<String, String> = BTreeMap::new();
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", paths::cache().join("bin").display());
         env.insert("PATH".to_owned(), path);
@@ -132,6 +165,12 @@ impl Options {
         // Shorter than on a machine: what the guest shows does not hang on how long it goes on.
         env.insert("E2E_HOLD_SECONDS".to_owned(), "10".to_owned());
         env.insert("E2E_OOM_KILLS".to_owned(), "12".to_owned());
+        // Specs wait most of the time, there more than elsewhere.
+        env.insert("E2E_PARALLEL".to_owned(), "4".to_owned());
+        if init == Init::Systemd {
+            env.insert("E2E_CGROUP_DRIVER".to_owned(), "systemd".to_owned());
+            env.insert("E2E_OOM_KILLS".to_owned(), "40".to_owned());
+        }
         if let Some(dir) = std::env::var_os("BERTH_BIN_DIR") {
             env.insert("BERTH_BIN_DIR".to_owned(), std::path::absolute(dir)?.display().to_string());
         }
@@ -155,14 +194,16 @@ impl Planned {
             program: built.test(self.test)?.to_owned(),
             args: args.collect(),
             dir: paths::workspace(),
-            env: [("E2E_HANDLER".to_owned(), self.handler.to_owned())].into(),
+            env: ["E2E_HANDLER", "E2E_ONLY_HANDLER"]
+                .map(|key| (key.to_owned(), self.handler.to_owned()))
+                .into(),
             deadline_s: self.deadline_s,
         })
     }
 }
 
-/// Puts on a disk what the steps need: test programs, binaries under test, peers, images, lists.
-fn stage(built: &Built, job: Job, scratch: &Path, image: &Path) -> Result<()> {
+/// Collects what the steps need: test programs, binaries under test, peers, images, lists.
+fn stage(built: &Built, scratch: &Path) -> Result<stage::Stage> {
     let own = built.binary("e2e-node")?;
     let target = own.parent().and_then(Path::parent).unwrap_or(own).to_owned();
     let workspace = paths::workspace();
@@ -175,13 +216,14 @@ fn stage(built: &Built, job: Job, scratch: &Path, image: &Path) -> Result<()> {
     for name in ["cri-server", "cri-monitor", "cni-bridge"] {
         stage.add(&paths::binary(name)?)?;
     }
-    let peers = paths::cache().join("bin");
+    for name in ["crictl", "critest", "ginkgo", "runc", "youki"] {
+        stage.add(&paths::peer(name)?)?;
+    }
     for path in ["e2e/critest", "cri-server/tests/golden", "deploy"].map(|path| workspace.join(path)) {
         stage.add(&path)?;
     }
-    stage.add(&peers)?;
     stage.add(&set::store()?)?;
-    stage.pack(job, built.binary("vminit")?, image)
+    Ok(stage)
 }
 
 /// A directory that goes with this run. One that a killed run has left goes now: it is large.

@@ -30,8 +30,8 @@ impl Stage {
     }
 
     /// Writes the job and packs it all; `init` is the program that becomes the guest's first process.
-    pub fn pack(self, mut job: Job, init: &Path, image: &Path) -> Result<()> {
-        job.places = self.places;
+    pub fn pack(&self, mut job: Job, init: &Path, image: &Path) -> Result<()> {
+        job.places.clone_from(&self.places);
         std::fs::write(self.dir.join(FILE), serde_json::to_vec_pretty(&job)?)?;
         copy(init, &self.dir.join("vminit"))?;
         pack(&self.dir, image, "4G")

@@ -1,19 +1,17 @@
 //! CHECK: is everything that ADD made still there and as it was.
 
 use ipnet::IpNet;
-use proto::cni::result::Interface;
 use proto::cni::{Attachment, CniError, CniResult, Request};
 
 use super::attach::gateway_of;
 use super::conf::{BridgeConf, ContainerLink, Gateway};
 use super::port;
 use crate::ipam;
-use crate::net::link::{self, Link};
 use crate::net::netns::NetNs;
 use crate::net::socket::Socket;
 use crate::net::{addr, sysctl};
 use crate::owner::Owner;
-use crate::plugin::{damaged, isolation, masquerade, pod};
+use crate::plugin::{damaged, isolation, masquerade, pod, veth};
 
 /// Verifies links, addresses, routes, address reservations and rules.
 ///
@@ -61,7 +59,7 @@ fn check_host(conf: &BridgeConf, owner: &Owner, result: &CniResult, mac: &str) -
     if bridge.kind != "bridge" || !bridge.up {
         return Err(damaged(format!("{} is not a bridge that is up", conf.bridge)));
     }
-    let host_end = host_end(&mut socket, conf, owner, result)?;
+    let host_end = veth::host_end(&mut socket, owner, result, &conf.bridge)?;
     if host_end.controller != Some(bridge.index) || !host_end.up {
         let what = format!("link {} is not a port of {} that is up", host_end.name, bridge.name);
         return Err(damaged(what));
@@ -82,22 +80,6 @@ fn check_host(conf: &BridgeConf, owner: &Owner, result: &CniResult, mac: &str) -
         }
     }
     Ok(())
-}
-
-/// The host's end: ours has a name of its own, another plugin's is named in the result.
-fn host_end(
-    socket: &mut Socket,
-    conf: &BridgeConf,
-    owner: &Owner,
-    result: &CniResult,
-) -> Result<Link, CniError> {
-    let own = owner.host_link();
-    let is = |interface: &&Interface| interface.sandbox.is_empty() && interface.name != conf.bridge;
-    let named = result.interfaces.iter().find(is).map(|interface| interface.name.as_str());
-    match link::get(socket, &own)? {
-        Some(link) => Ok(link),
-        None => pod::find(socket, named.unwrap_or(&own)),
-    }
 }
 
 fn check_pod(

@@ -178,7 +178,9 @@ pub fn damage(socket: &mut Socket, owner: &Owner, addresses: &[IpAddr]) -> Resul
         }
         let found = nft::rules_of(socket, table, OURS)?;
         for address in own {
-            let is = |rule: &&FoundRule| rule.comment == owner.tag() && rule.compares(&octets(address));
+            // What the reference plugin made has no owner, and serves as well.
+            let own = |rule: &&FoundRule| rule.comment.is_empty() || rule.comment == owner.tag();
+            let is = |rule: &&FoundRule| own(rule) && rule.compares(&octets(address));
             if found.iter().filter(is).count() != 2 {
                 return Ok(Some(format!("a rule of chain {OURS} for {address} is missing")));
             }

@@ -4,11 +4,14 @@
 //! in a cgroup and reads its files. Knows neither pods nor containers. All functions block, for short.
 
 mod account;
+mod driver;
 mod kill;
 mod layout;
 mod limits;
 mod path;
 mod plan;
+mod properties;
+mod slice;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -21,11 +24,13 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 
 pub use account::{Account, DeviceIo, Hugepages};
+pub use driver::{Driver, container_in, is_own_parent};
 use kill::{descendants, is_absent};
 pub use layout::Layout;
 pub use limits::LimitError;
-pub use path::{CgroupPath, DEFAULT_PARENT, InvalidPath};
+pub use path::{CgroupPath, InvalidPath};
 pub use plan::Wanted;
+pub use slice::{Slice, Unit};
 pub use stats::{Cpu, Memory, Psi, Sample, Stall, Stats, Swap, usage_nano_cores};
 
 /// Why something could not be done with a cgroup.
@@ -122,6 +127,11 @@ impl Cgroup {
             Layout::V1 { .. } => "memory.oom_control",
         };
         self.dir("memory").map(|dir| dir.join(file))
+    }
+
+    /// The same file where it counts everything below too, which only v2's does.
+    pub fn oom_file_of_all(&self) -> Option<PathBuf> {
+        matches!(*self.layout, Layout::V2 { .. }).then(|| self.oom_file()).flatten()
     }
 
     /// Directories whose `cgroup.procs` together list every process in it: the v2 one, or the freezer's.

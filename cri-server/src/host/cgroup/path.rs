@@ -3,8 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Parent of pods whose CRI configuration names none.
-pub const DEFAULT_PARENT: &str = "/berth";
+use super::slice::Unit;
 
 /// An absolute path below the root of every hierarchy: no `.`, no `..`, no empty step.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +17,19 @@ pub enum InvalidPath {
         "cgroup parent {0:?} is a systemd slice, but the cgroup driver is cgroupfs: both sides must use one driver"
     )]
     Slice(String),
+    /// It is none, and the driver is systemd.
+    #[error(
+        "expected the name of a systemd slice, got {0:?}: the cgroup driver is systemd, and both sides must use one driver"
+    )]
+    NoSlice(String),
+    /// It is no name that systemd takes for a slice.
+    #[error("slice {name:?}: {reason}")]
+    SliceName {
+        /// The name, or the path that ends in it.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// It has a step that a path of a cgroup cannot have.
     #[error("cgroup path {path:?} has the step {step:?}")]
     Step {
@@ -32,12 +44,23 @@ pub enum InvalidPath {
 }
 
 impl CgroupPath {
-    /// The CRI's `cgroup_parent`: [`DEFAULT_PARENT`] when empty; a relative one is meant from the root.
+    /// The CRI's `cgroup_parent` with the driver cgroupfs; a relative one is meant from the root.
     pub fn parent(text: &str) -> Result<Self, InvalidPath> {
-        Self::parse(if text.is_empty() { DEFAULT_PARENT } else { text })
+        if text.trim_end_matches('/').ends_with(".slice") {
+            return Err(InvalidPath::Slice(text.into()));
+        }
+        Self::parse(text)
     }
 
-    /// Any path, for instance the one of a record.
+    /// What a record names: a path, or a slice or scope of systemd.
+    pub fn recorded(text: &str) -> Result<Self, InvalidPath> {
+        match Unit::parse(text)? {
+            Some(unit) => Ok(unit.path),
+            None => Self::parse(text),
+        }
+    }
+
+    /// Any path.
     pub fn parse(text: &str) -> Result<Self, InvalidPath> {
         if text.len() > 2048 {
             return Err(InvalidPath::Long(text.len()));
@@ -49,9 +72,6 @@ impl CgroupPath {
             }
             path.push('/');
             path.push_str(step);
-        }
-        if path.ends_with(".slice") {
-            return Err(InvalidPath::Slice(text.into()));
         }
         if path.is_empty() {
             path.push('/');
@@ -98,7 +118,6 @@ mod tests {
                 CgroupPath::parent(text).map(|path| path.to_string()).map_err(|error| error.to_string());
             assert_eq!(path.as_deref().map_err(String::as_str), expect);
         }
-        check("", Ok("/berth"));
         check("/", Ok("/"));
         check("/kubepods//burstable/pod1/", Ok("/kubepods/burstable/pod1"));
         check("mine", Ok("/mine"));
@@ -117,8 +136,17 @@ mod tests {
     }
 
     #[test]
+    fn records_name_paths_or_units() {
+        let check = |text: &str, path: &str| assert_eq!(CgroupPath::recorded(text).unwrap().as_str(), path);
+        check("/berth/a:b:c", "/berth/a:b:c");
+        check("a-b.slice", "/a.slice/a-b.slice");
+        check("a-b.slice:cri-berth:c", "/a.slice/a-b.slice/cri-berth-c.scope");
+        assert!(CgroupPath::recorded("a").is_err());
+    }
+
+    #[test]
     fn children_are_one_step_deeper() {
-        let parent = CgroupPath::parent("").unwrap();
+        let parent = CgroupPath::parent("/berth").unwrap();
         assert_eq!(parent.child("abc").unwrap().as_str(), "/berth/abc");
         assert_eq!(CgroupPath::parent("/").unwrap().child("abc").unwrap().as_str(), "/abc");
         for name in ["", "a/b", ".."] {

@@ -9,7 +9,7 @@ use rustix::process::WaitOptions;
 use super::{Child, Pod};
 use crate::host::fs::{Durability, write_atomic};
 use crate::monitor::clock::now_ns;
-use crate::monitor::container::{Phase, Process};
+use crate::monitor::container::{Container, Phase, Process};
 use crate::monitor::invocation::{ExitStatus, InvocationId, Purpose};
 use crate::monitor::output::Pump;
 use crate::monitor::protocol::Event;
@@ -75,11 +75,11 @@ impl Pod {
         (pid, created_at_ns, started_at_ns): (i32, i64, Option<i64>),
         status: ExitStatus,
     ) {
+        // First of all: the cgroup may go at any moment.
+        let oom_kills = self.settle_oom_kills(id);
         self.drain_outputs(id);
         let Some(container) = self.containers.get_mut(id) else { return };
         let spec = &container.spec;
-        let oom_kills =
-            cgroup::oom_kills(spec.cgroup.oom_counter.as_deref()).saturating_sub(container.oom_baseline);
         if spec.kill_cgroup {
             cgroup::kill_all(&spec.cgroup.directories);
         }
@@ -105,6 +105,14 @@ impl Pod {
             Ok(sys::Fork::Parent(saver)) => drop(self.children.insert(saver, Child::Saver(id.to_owned()))),
             Err(_) => self.saver_ended(id, ExitStatus::Code(i32::from(!save(&path, &bytes)))),
         }
+    }
+
+    fn settle_oom_kills(&mut self, id: &str) -> u64 {
+        let Some(container) = self.containers.get(id) else { return 0 };
+        let alive = |container: &&Container| matches!(container.phase, Phase::Alive(_));
+        let others = self.containers.values().filter(alive).filter(|other| other.spec.id.as_str() != id);
+        let counter = container.spec.cgroup.pod_oom_counter.as_deref();
+        self.kills.settle(container.oom_kills(), counter, others.map(Container::oom_kills))
     }
 
     fn drain_outputs(&mut self, id: &str) {

@@ -38,6 +38,7 @@ pub(super) enum Claim {
 impl Pod {
     pub(super) fn create(&mut self, reply: ReplyTo, spec: CreateContainer, fds: Vec<OwnedFd>) -> Outcome {
         self.check_create(&spec)?;
+        self.kills.begin(spec.cgroup.pod_oom_counter.as_deref());
         let log = LogFile::open(spec.log_path.clone()).map_err(|error| {
             let path = spec.log_path.as_deref().unwrap_or(std::path::Path::new(""));
             Failure::io(format!("opening the log file {}", path.display()), error)
@@ -119,7 +120,8 @@ impl Pod {
         container.invocation = None;
         match outcome {
             Ok((pid, claim)) => {
-                container.oom_baseline = cgroup::oom_kills(container.spec.cgroup.oom_counter.as_deref());
+                let counter = container.spec.cgroup.oom_counter.as_deref();
+                container.oom_baseline = cgroup::read_oom_kills(counter).unwrap_or(0);
                 container.captured = Vec::new();
                 self.reply(invocation.reply, Ok(Answer::Created { pid }));
                 self.adopt_main(id, pid, claim);

@@ -21,6 +21,7 @@ use super::connection::{Connection, Greeting, ReplyTo};
 use super::container::{Container, Phase};
 use super::invocation::{ExitStatus, Invocation, InvocationId, Launcher};
 use super::namespaces::PodInit;
+use super::oom::PodKills;
 use super::output::{Output, Pump, Scratch, read_once};
 use super::poll::{Poll, Token};
 use super::protocol::{Answer, ExecEnd, Failure};
@@ -43,6 +44,7 @@ pub struct Pod {
     connections: BTreeMap<Token, Connection>,
     launcher: Launcher,
     containers: BTreeMap<String, Container>,
+    kills: PodKills,
     execs: BTreeMap<String, ExecSession>,
     ended_execs: VecDeque<ExecEnd>,
     invocations: BTreeMap<InvocationId, Invocation>,
@@ -117,6 +119,7 @@ impl Pod {
             connections: BTreeMap::new(),
             launcher,
             containers: BTreeMap::new(),
+            kills: PodKills::default(),
             execs: BTreeMap::new(),
             ended_execs: VecDeque::new(),
             invocations: BTreeMap::new(),

@@ -56,7 +56,7 @@ fn pod_metrics(
 ) -> Result<PodSandboxMetrics, Error> {
     let metadata = sandbox.fixed.metadata();
     let labels = Labels {
-        id: sandbox.fixed.cgroup_parent.clone(),
+        id: daemon.cgroup(&sandbox.fixed.cgroup_parent)?.path().to_string(),
         name: sandbox.id().to_string(),
         namespace: metadata.namespace,
         pod: metadata.name,
@@ -80,7 +80,7 @@ fn metrics_of(
     let Some(sample) = Sample::take(daemon, container)? else { return Ok(None) };
     let labels = Labels {
         container: record.metadata().name,
-        id: record.cgroups_path.clone(),
+        id: daemon.cgroup(&record.cgroups_path)?.path().to_string(),
         image: record.config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default(),
         name: record.id.to_string(),
         ..pod.clone()

@@ -57,7 +57,7 @@ fn routed() -> Value {
         json!([
             {"type": "ptp", "ipMasq": true,
              "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.123.0.0/24"}]],
-                      "routes": [{"dst": "0.0.0.0/0"}]}},
+                      "routes": [{"dst": "192.0.2.0/24"}]}},
             {"type": "portmap", "capabilities": {"portMappings": true}},
         ]),
     )
@@ -68,7 +68,7 @@ fn chained() -> Value {
     list(
         "chained",
         json!([
-            {"type": "bridge", "bridge": "chained0", "isDefaultGateway": true, "ipMasq": true,
+            {"type": "bridge", "bridge": "chained0", "isGateway": true, "ipMasq": true,
              "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.124.0.0/24"}]]}},
             {"type": "portmap", "capabilities": {"portMappings": true}},
             {"type": "firewall", "ingressPolicy": "same-bridge"},
