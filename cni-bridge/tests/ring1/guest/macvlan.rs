@@ -53,7 +53,7 @@ fn a_killed_call_leaves_no_vlan() {
         return;
     }
     let (node, _world) = on_wire(changed(|conf| conf["master"] = "wire0.9".into()));
-    killed_at_any_time(&node, 20);
+    killed_at_any_time(&node, 8);
 }
 
 #[test]
