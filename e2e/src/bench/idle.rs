@@ -45,10 +45,10 @@ async fn poll(contestant: &Contestant, pods: usize, second: u64) -> Result<()> {
     let containers =
         runtime.list_containers(api::ListContainersRequest::default()).await?.into_inner().containers;
     ensure!((sandboxes.len(), containers.len()) == (pods, pods), "not everything is listed");
-    if second % 5 == 0 {
+    if second.is_multiple_of(5) {
         runtime.status(api::StatusRequest::default()).await?;
     }
-    if second % 10 == 0 {
+    if second.is_multiple_of(10) {
         runtime.list_pod_sandbox_stats(api::ListPodSandboxStatsRequest::default()).await?;
         runtime.list_container_stats(api::ListContainerStatsRequest::default()).await?;
         images.image_fs_info(api::ImageFsInfoRequest {}).await?;
