@@ -13,6 +13,7 @@ use crate::image::ImageError;
 use crate::model::container::Denied;
 use crate::monitor::protocol::FailureKind;
 use crate::spec::SpecError;
+use crate::spec::cdi::CdiError;
 use crate::store::record::RecordError;
 
 /// What can go wrong in an RPC.
@@ -273,7 +274,7 @@ fn image_code(error: &ImageError) -> Code {
         ImageError::NotFound { .. } => Code::NotFound,
         ImageError::Unauthorized { .. } => Code::PermissionDenied,
         ImageError::InvalidReference { .. } | ImageError::InvalidConfig { .. } => Code::InvalidArgument,
-        ImageError::InvalidImage { .. } => Code::FailedPrecondition,
+        ImageError::InvalidImage { .. } | ImageError::NoCertificates { .. } => Code::FailedPrecondition,
         ImageError::Unavailable { .. } => Code::Unavailable,
         ImageError::DeadlineExceeded { .. } => Code::DeadlineExceeded,
         ImageError::Full { .. } => Code::ResourceExhausted,
@@ -321,7 +322,10 @@ fn spec_code(error: &SpecError) -> Code {
     match error {
         SpecError::InvalidArgument { .. } | SpecError::SeccompSyntax { .. } => Code::InvalidArgument,
         SpecError::Unsupported { .. } | SpecError::RroUnsupported { .. } => Code::FailedPrecondition,
-        SpecError::NotFound { .. } => Code::NotFound,
+        SpecError::NotFound { .. } | SpecError::Cdi(CdiError::Unknown { .. }) => Code::NotFound,
+        SpecError::Cdi(CdiError::Conflict { .. } | CdiError::Node { .. } | CdiError::OtherKind { .. }) => {
+            Code::FailedPrecondition
+        }
         SpecError::MissingFact { .. } => Code::Internal,
     }
 }

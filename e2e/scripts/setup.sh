@@ -16,7 +16,7 @@ youki_version=0.7.0
 youki_features=seccomp,systemd,v1,v2
 deny_version=0.20.2
 packages=(
-  busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry gcc iproute2
+  busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry g++ gcc iproute2
   iptables iputils-ping libc6-dev libseccomp-dev make nftables pkg-config protobuf-compiler runc skopeo util-linux
 )
 guest_packages=(e2fsprogs mmdebstrap qemu-system-x86 util-linux)
@@ -120,7 +120,12 @@ build_cni_tests() {
     source=$(go list -m -f '{{.Dir}}' $plugins)
     cp -r --no-preserve=mode "$source/integration/testdata" "$cni_dir/tests/"
   )
-  (cd e2e/go/libnetwork && go test -c -o "$cni_dir/tests/libnetwork.test" github.com/containers/common/libnetwork/cni)
+  (
+    cd e2e/go/libnetwork
+    go test -c -o "$cni_dir/tests/libnetwork.test" github.com/containers/common/libnetwork/cni
+    source=$(go list -m -f '{{.Dir}}' github.com/containers/common)
+    cp -r --no-preserve=mode "$source/libnetwork/cni/testfiles" "$cni_dir/tests/"
+  )
   printf '%s\n' "$wanted" >"$stamp"
 }
 

@@ -27,6 +27,8 @@ pub struct Cri {
     pub runtime: RuntimeServiceClient<Channel>,
     /// The image service.
     pub images: ImageServiceClient<Channel>,
+    /// What both stand on.
+    pub channel: Channel,
     logs: PathBuf,
 }
 
@@ -46,10 +48,11 @@ impl Cri {
     pub async fn connect(socket: &Path, logs: &Path) -> Result<Self> {
         let channel = channel(socket).await?;
         let runtime = RuntimeServiceClient::new(channel.clone());
-        let images = ImageServiceClient::new(channel);
+        let images = ImageServiceClient::new(channel.clone());
         Ok(Self {
             runtime: runtime.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
             images: images.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE),
+            channel,
             logs: logs.to_owned(),
         })
     }

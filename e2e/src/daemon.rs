@@ -97,7 +97,7 @@ impl Setup {
         }
         Ok(format!(
             "root = {root:?}\nstate = {state:?}\nsocket = {socket:?}\nmonitor = {monitor:?}\n\
-             netns_dir = {netns:?}\nlog_level = \"info\"\nlog_format = \"text\"\n\
+             netns_dir = {netns:?}\ncdi_spec_dirs = {cdi:?}\nlog_level = \"info\"\nlog_format = \"text\"\n\
              [cgroup]\ndriver = {driver:?}\nparent = {parent:?}\n\
              [runtime]\ndefault_handler = {handler:?}\n{handlers}\
              [cni]\nconf_dir = {conf:?}\nbin_dirs = [{bin:?}, \"/usr/lib/cni\"]\ncache_dir = {cache:?}\n\
@@ -111,6 +111,7 @@ impl Setup {
             socket = text(&dirs.socket()),
             monitor = text(&paths::binary("cri-monitor")?),
             netns = text(&dirs.netns()),
+            cdi = dirs.cdi(),
             driver = if cgroup::is_systemd() { "systemd" } else { "cgroupfs" },
             parent = cgroup::in_parent(&dirs.id(), ""),
             handler = self.default_handler,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::case::Case;
 use e2e::cri::container;
-use e2e::daemon::Setup;
+use e2e::daemon::{Endpoint, Setup};
 use e2e::http::Origin;
 use e2e::image::set::{BUSYBOX, FORMATS, WEB};
 use e2e::{log, wait};
@@ -324,5 +324,35 @@ async fn a_retry_gets_the_result_of_the_first_call() -> Result<()> {
     let again = cri.run_pod(&pod).await?;
     ensure!(again != one, "a removed pod's id came back");
     cri.end_pod(&again).await?;
+    case.close()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_sends_the_signal_that_the_request_names() -> Result<()> {
+    let test = "a_stop_sends_the_signal_that_the_request_names";
+    let Some(case) = Case::open(test, Setup::of(Endpoint::Berth)).await? else { return Ok(()) };
+    let cri = &case.cri;
+    let pod = cri.pod("signals");
+    let pod_id = cri.run_pod(&pod).await?;
+    let line = "trap 'exit 5' USR1; trap 'exit 6' TERM; echo ready; while :; do sleep 0.05; done";
+    for (name, signal, code) in
+        [("named", api::Signal::Sigusr1, 5), ("default", api::Signal::RuntimeDefault, 6)]
+    {
+        let mut config = container(name, BUSYBOX, &["sh", "-c", line]);
+        config.stop_signal = signal.into();
+        let id = cri.launch(&pod_id, &config, &pod).await?;
+        let path = cri.log_path("signals", name);
+        wait::until("the traps", EXIT, || {
+            ensure!(!log::read(&path)?.is_empty());
+            Ok(())
+        })?;
+        let shown = api::Signal::try_from(cri.status(&id).await?.stop_signal)?;
+        let expect = if code == 5 { api::Signal::Sigusr1 } else { api::Signal::Sigterm };
+        ensure!(shown == expect, "{name} shows {shown:?}");
+        cri.stop(&id, 20).await?;
+        let status = cri.status(&id).await?;
+        ensure!(status.exit_code == code, "{name}: {status:?}");
+    }
+    cri.end_pod(&pod_id).await?;
     case.close()
 }

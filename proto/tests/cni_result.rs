@@ -37,7 +37,7 @@ fn sample() -> CniResult {
             route("fd01::/64", None),
         ],
         dns: Dns { nameservers: vec!["10.1.0.1".into()], ..Dns::default() },
-        port_mappings: Vec::new(),
+        ..CniResult::default()
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::macvlan::{NOTHING, changed, conf, no_link, on_wire};
 use super::node::{NetNs, Node, attachment, privileged};
+use super::wire::{Feature, is_there};
 
 #[test]
 fn check_finds_each_damage() {
@@ -232,4 +233,58 @@ pub fn killed_at_any_time(node: &Node, rounds: u64) {
         node.del("a", netns).unwrap();
         assert_eq!(node.leftovers(), NOTHING, "round {round}");
     }
+}
+
+#[test]
+fn many_at_once_share_the_parent() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::with(json!({"type": "macvlan", "internal": true, "hostShim": ["10.7.0.250"],
+        "ipam": {"type": "host-local", "subnet": "10.7.0.0/24", "rangeEnd": "10.7.0.100"}}));
+    let pods: Vec<NetNs> = (0..8).map(|_| NetNs::new()).collect();
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            for (index, pod) in pods.iter().enumerate() {
+                let node = &node;
+                scope.spawn(move || {
+                    let name = format!("c{index}");
+                    let added = node.add(&name, pod, Value::Null).unwrap();
+                    let error = node.add(&name, pod, Value::Null).err().unwrap();
+                    assert!(error.msg.ends_with("already has an interface eth0"), "{error}");
+                    node.check(&name, pod, Value::Null, &added).unwrap();
+                    node.del(&name, Some(&pod.path)).unwrap();
+                });
+            }
+        });
+        assert_eq!(node.leftovers(), NOTHING);
+    }
+}
+
+/// Each feature is asked for by somebody; the kernel either has it or the error says what is missing.
+#[test]
+fn what_the_kernel_lacks_is_named() {
+    if !privileged() {
+        return;
+    }
+    let check = |feature: Feature, plugin: Value, expect: &str| {
+        let (node, _world) = on_wire(plugin);
+        let pod = NetNs::new();
+        match node.add("a", &pod, Value::Null) {
+            Ok(_) => assert!(is_there(feature), "{feature:?}"),
+            Err(error) => {
+                assert!(!is_there(feature), "{feature:?}: {error}");
+                assert!(error.code == ErrorCode::IO_FAILURE && error.msg.contains(expect), "{error}");
+                assert_eq!(node.leftovers(), NOTHING, "{feature:?}");
+            }
+        }
+    };
+    let ipam = json!({"type": "static", "addresses": [{"address": "10.6.0.5/24"}]});
+    let vlan = json!({"type": "vlan", "master": "wire0", "vlanId": 5, "ipam": ipam});
+    check(Feature::Vlan, vlan, "module 8021q");
+    check(Feature::Vlan, changed(|conf| conf["master"] = "wire0.5".into()), "module 8021q");
+    let ipvlan = json!({"type": "ipvlan", "master": "wire0", "ipam": ipam});
+    check(Feature::IpVlan, ipvlan, "module ipvlan");
+    let bridge = json!({"type": "bridge", "vlan": 5, "isGateway": true, "ipam": ipam});
+    check(Feature::BridgeVlans, bridge, "CONFIG_BRIDGE_VLAN_FILTERING");
 }

@@ -1,6 +1,6 @@
 //! bridge: what its options do to the pods' traffic.
 
-use proto::cni::ErrorCode;
+use proto::cni::{ErrorCode, Verb};
 use serde_json::{Value, json};
 
 use super::node::{NetNs, Node, privileged};
@@ -168,4 +168,24 @@ fn an_automatic_subnet_meets_nothing_and_stays() {
     other["ipam"]["avoid"] = json!(["172.20.0.0/16"]);
     let (node, _) = node.beside("other", other);
     assert_eq!(node.add("a", &pod, Value::Null).unwrap().json["ips"][0]["gateway"], "172.22.0.1");
+}
+
+#[test]
+fn two_addresses_are_a_subnet() {
+    if !privileged() {
+        return;
+    }
+    let (node, pod) = (Node::with(conf("br0", "10.8.0.6/31")), NetNs::new());
+    let added = node.add("a", &pod, Value::Null).unwrap();
+    let expect = json!({"address": "10.8.0.7/31", "gateway": "10.8.0.6", "interface": 2});
+    assert_eq!(added.json["ips"][0], expect);
+    serve(&node.host, "0.0.0.0:1000");
+    assert_eq!(connect(&pod, "10.8.0.6:1000"), Ok("10.8.0.7".to_owned()));
+    node.check("a", &pod, Value::Null, &added).unwrap();
+    let error = node.add("b", &NetNs::new(), Value::Null).err().unwrap();
+    assert_eq!(error.code, ErrorCode::TRY_AGAIN_LATER);
+    assert_eq!(node.whole(Verb::Status, None).unwrap_err().code, ErrorCode::NOT_AVAILABLE);
+    node.del("a", Some(&pod.path)).unwrap();
+    node.whole(Verb::Status, None).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
 }

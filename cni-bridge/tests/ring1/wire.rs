@@ -52,6 +52,7 @@ pub fn is_cut_off(netns: &NetNs, address: &str) -> bool {
 pub enum Feature {
     Vlan,
     IpVlan,
+    Dummy,
     BridgeVlans,
 }
 
@@ -61,7 +62,25 @@ pub fn kernel_has(feature: Feature) -> bool {
     if !privileged() {
         return false;
     }
-    let has = NetNs::new().run(move || {
+    let has = is_there(feature);
+    if !has {
+        // The guest, which is slow, has them all.
+        let guest = std::env::var_os("E2E_SLOWNESS").is_some();
+        let what = match feature {
+            Feature::Vlan => "VLANs (module 8021q)",
+            Feature::IpVlan => "ipvlan (module ipvlan)",
+            Feature::Dummy => "links that lead nowhere (module dummy)",
+            Feature::BridgeVlans => "VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING)",
+        };
+        assert!(!guest, "the guest's kernel does not have {what}");
+        eprintln!("SKIPPED: the kernel does not have {what}; `make test-guest` runs this test");
+    }
+    has
+}
+
+/// Whether the kernel has `feature`.
+pub fn is_there(feature: Feature) -> bool {
+    NetNs::new().run(move || {
         let mut socket = Socket::route().unwrap();
         let mut on_top = |kind| {
             sublink::create_nowhere(&mut socket, "below", None).unwrap();
@@ -72,25 +91,17 @@ pub fn kernel_has(feature: Feature) -> bool {
         match feature {
             Feature::Vlan => on_top(Kind::Vlan(5)),
             Feature::IpVlan => on_top(Kind::IpVlan(IpVlanMode::L2)),
+            Feature::Dummy => {
+                sublink::create_nowhere(&mut socket, "below", None).unwrap();
+                link::get(&mut socket, "below").unwrap().unwrap().kind == "dummy"
+            }
             Feature::BridgeVlans => {
                 link::create_bridge(&mut socket, "br0", link::Mac([2; 6]), None).unwrap();
                 let bridge = link::get(&mut socket, "br0").unwrap().unwrap();
                 socket.apply(&[link::set_vlan_filtering(&bridge)]).is_ok()
             }
         }
-    });
-    if !has {
-        // The guest, which is slow, has them all.
-        let guest = std::env::var_os("E2E_SLOWNESS").is_some();
-        let what = match feature {
-            Feature::Vlan => "VLANs (module 8021q)",
-            Feature::IpVlan => "ipvlan (module ipvlan)",
-            Feature::BridgeVlans => "VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING)",
-        };
-        assert!(!guest, "the guest's kernel does not have {what}");
-        eprintln!("SKIPPED: the kernel does not have {what}; `make test-guest` runs this test");
-    }
-    has
+    })
 }
 
 /// Whether packets to `address` get lost: no answer comes within a short time, good or bad.

@@ -1,12 +1,14 @@
 //! Side effects on the node, made by the daemon: files, mounts, cgroups, namespaces, CNI plugins, monitors.
 //! Nothing here knows gRPC.
 
+pub mod cdi;
 pub mod cgroup;
 pub mod checkpoint;
 pub mod cni;
 pub mod fs;
 #[allow(unsafe_code)]
 pub mod idmap;
+pub mod kept;
 #[allow(unsafe_code)]
 pub mod limits;
 #[allow(unsafe_code)]
@@ -19,6 +21,7 @@ pub mod oci;
 pub mod oom_score;
 pub mod processes;
 pub mod program;
+pub mod selinux;
 pub mod source;
 pub mod systemd;
 pub mod usage;

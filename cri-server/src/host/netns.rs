@@ -1,5 +1,6 @@
 //! Network namespaces of pods, seen from outside. A namespace may have no process: a thread of its own enters it.
 
+use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -10,9 +11,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::fs::read_bounded;
+use super::kept::Shown;
 
-const LIMIT: u64 = 4 << 20;
 /// How long a connection over loopback may take: a service whose queue is full answers late or never.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -82,21 +82,19 @@ pub async fn connect_loopback(sockets: TcpSockets, port: u16) -> io::Result<toki
     connect(socket, (Ipv6Addr::LOCALHOST, port).into()).await.map_err(|_| v4)
 }
 
-/// The links of the network namespace pinned at `pin`. Blocks for less than a millisecond.
-pub fn link_stats(pin: &Path) -> io::Result<Vec<LinkStats>> {
-    let mut all = link_stats_of(vec![pin.to_path_buf()]);
-    all.pop().unwrap_or_else(|| Err(io::Error::other("the thread for network namespaces died")))
-}
-
-/// The links of several network namespaces, in order, by one thread; shorter than `pins` only if that thread died.
-pub fn link_stats_of(pins: Vec<PathBuf>) -> Vec<io::Result<Vec<LinkStats>>> {
-    let visit = move || pins.iter().map(|pin| enter_and_read(pin)).collect();
+/// Opens what tells of the links of each of these network namespaces, by one thread, in order; [`links`] reads it, as
+/// often as wanted. An open one keeps its namespace. Shorter than `pins` only if that thread died.
+pub fn open_links(pins: Vec<PathBuf>) -> Vec<io::Result<File>> {
+    let visit = move || pins.iter().map(|pin| enter_and_open(pin)).collect();
     let thread = std::thread::Builder::new().name("netns".into()).stack_size(256 << 10).spawn(visit);
     match thread {
         Ok(thread) => thread.join().unwrap_or_default(),
         Err(error) => vec![Err(error)],
     }
 }
+
+/// How what [`open_links`] opened is to be read.
+pub const LINKS: (Shown, usize) = (Shown::ByRecord, 4 << 20);
 
 /// Changes the namespace of the calling thread for good.
 fn enter(pin: &Path) -> io::Result<()> {
@@ -106,38 +104,45 @@ fn enter(pin: &Path) -> io::Result<()> {
     Ok(move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?)
 }
 
-fn enter_and_read(pin: &Path) -> io::Result<Vec<LinkStats>> {
+fn enter_and_open(pin: &Path) -> io::Result<File> {
     enter(pin)?;
-    let text = read_bounded(std::fs::File::open("/proc/thread-self/net/dev")?, LIMIT)?;
-    Ok(parse(&String::from_utf8_lossy(&text)))
+    File::open("/proc/thread-self/net/dev")
 }
 
-/// Lines of the form `name: rx_bytes packets errs … tx_bytes packets errs …` (proc_net(5)).
-fn parse(text: &str) -> Vec<LinkStats> {
+/// The links, from lines of the form `name: rx_bytes packets errs … tx_bytes packets errs …` (proc_net(5)).
+pub fn links(text: &[u8]) -> Vec<LinkStats> {
     let link = |line: &str| {
         let (name, counters) = line.split_once(':')?;
-        let counters: Vec<u64> = counters.split_whitespace().map_while(|text| text.parse().ok()).collect();
-        let get = |index: usize| counters.get(index).copied();
+        let mut counts = [0; 12];
+        let mut words = counters.split_ascii_whitespace();
+        for count in &mut counts {
+            *count = words.next()?.parse().ok()?;
+        }
+        let [rx_bytes, rx_packets, rx_errors, rx_dropped, .., tx_bytes, tx_packets, tx_errors, tx_dropped] =
+            counts;
+        let name = name.trim().to_string();
         Some(LinkStats {
-            name: name.trim().to_string(),
-            rx_bytes: get(0)?,
-            rx_packets: get(1)?,
-            rx_errors: get(2)?,
-            rx_dropped: get(3)?,
-            tx_bytes: get(8)?,
-            tx_packets: get(9)?,
-            tx_errors: get(10)?,
-            tx_dropped: get(11)?,
+            name,
+            rx_bytes,
+            rx_packets,
+            rx_errors,
+            rx_dropped,
+            tx_bytes,
+            tx_packets,
+            tx_errors,
+            tx_dropped,
         })
     };
-    text.lines().filter_map(link).collect()
+    String::from_utf8_lossy(text).lines().filter_map(link).collect()
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeSet;
     use std::process::{Child, Command};
 
     use super::*;
+    use crate::host::kept::KeptFiles;
 
     /// A network namespace held by a process, for tests.
     pub(crate) struct Namespace(Child);
@@ -170,6 +175,12 @@ pub(crate) mod tests {
             move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network))
                 .unwrap();
         }
+    }
+
+    /// The links of the network namespace pinned at `pin`.
+    pub(crate) fn links_of(pin: &Path) -> Vec<LinkStats> {
+        let file = open_links(vec![pin.to_path_buf()]).pop().unwrap();
+        links(&KeptFiles::default().read(("", "dev"), LINKS, || file).unwrap())
     }
 
     impl Drop for Namespace {
@@ -208,20 +219,33 @@ Inter-|   Receive                                                |  Transmit
         };
         let expect =
             [link("lo", [1, 2, 3, 4], [9, 10, 11, 12]), link("eth0", [100, 2, 0, 0], [200, 4, 1, 0])];
-        assert_eq!(parse(text), expect);
+        assert_eq!(links(text.as_bytes()), expect);
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a link for a test")]
     fn links_of_another_namespace() {
         let Some(namespace) = Namespace::new() else { return };
         let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
-        let links = link_stats(&namespace.path()).unwrap();
-        let name = |link: &LinkStats| link.name.clone();
-        assert_eq!(links.iter().map(name).collect::<Vec<_>>(), ["lo"]);
-        assert_eq!(links[0].rx_bytes, 0);
-        assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), own);
-        let several =
-            link_stats_of(vec!["/nonexistent".into(), namespace.path(), "/proc/self/mounts".into()]);
+        let several = open_links(vec!["/nonexistent".into(), namespace.path(), "/proc/self/mounts".into()]);
         assert_eq!(several.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, false]);
+        let file = several.into_iter().find_map(Result::ok).unwrap();
+        let (kept, key) = (KeptFiles::default(), ("", "dev"));
+        let look = |file| links(&kept.read(key, LINKS, || file).unwrap());
+        let found = look(Ok(file));
+        let name = |link: &LinkStats| link.name.clone();
+        assert_eq!(found.iter().map(name).collect::<Vec<_>>(), ["lo"]);
+        assert_eq!(found[0].rx_bytes, 0);
+        assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), own);
+        // Kept: what it says now, without entering again.
+        std::thread::scope(|scope| {
+            let add = || {
+                namespace.enter();
+                Command::new("ip").args(["link", "add", "more", "type", "bridge"]).status().unwrap().success()
+            };
+            assert!(scope.spawn(add).join().unwrap());
+        });
+        let found = look(Err(io::ErrorKind::NotFound.into()));
+        assert_eq!(found.iter().map(name).collect::<BTreeSet<_>>(), ["lo", "more"].map(String::from).into());
     }
 }

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
@@ -21,6 +23,64 @@ pub struct DirUsage {
     pub inodes: u64,
     /// Whether everything was looked at: false beyond the entry limit and 128 levels.
     pub complete: bool,
+}
+
+/// How long what was found is taken for the present.
+const FRESH: Duration = Duration::from_secs(30);
+/// A walk may take one of so many parts of the time: what takes long is looked at less often.
+const SHARE: u32 = 100;
+
+/// What a directory tree took when it was last walked.
+#[derive(Debug, Default)]
+pub struct KnownUsage {
+    last: Mutex<Option<Look>>,
+}
+
+/// One walk.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    /// What it found.
+    pub usage: DirUsage,
+    /// When it ended.
+    pub at: SystemTime,
+    ended: Instant,
+    took: Duration,
+}
+
+impl KnownUsage {
+    /// What the last walk found, as long as there was one.
+    pub fn last(&self) -> Option<Look> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is time for a walk.
+    pub fn is_stale(&self) -> bool {
+        self.last().is_none_or(|look| look.ended.elapsed() > FRESH.max(look.took * SHARE))
+    }
+
+    /// Walks the tree as [`dir_usage`] does, and keeps what it found. Blocks.
+    pub fn walk(&self, path: &Path, max_entries: u64) -> io::Result<Look> {
+        look(path, max_entries).inspect(|look| self.keep(*look))
+    }
+
+    /// Walks a tree that has no more than so many entries, and keeps what it found; `None` where it has more. Blocks.
+    pub fn glance(&self, path: &Path, max_entries: u64) -> io::Result<Option<Look>> {
+        let look = look(path, max_entries)?;
+        Ok(look.usage.complete.then(|| {
+            self.keep(look);
+            look
+        }))
+    }
+
+    fn keep(&self, look: Look) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(look);
+    }
+}
+
+fn look(path: &Path, max_entries: u64) -> io::Result<Look> {
+    let start = Instant::now();
+    let usage = dir_usage(path, max_entries)?;
+    Ok(Look { usage, at: SystemTime::now(), ended: Instant::now(), took: start.elapsed() })
 }
 
 /// Walks the tree at `path`, at most `max_entries` entries of it, without following links or entering other file
@@ -124,6 +184,31 @@ mod tests {
         assert!(!dir_usage(&tree, 3).unwrap().complete);
         assert!(dir_usage(&tree.join("up"), 10).is_err());
         assert!(dir_usage(&tree.join("absent"), 10).is_err());
+    }
+
+    #[test]
+    fn what_is_known_becomes_stale() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = KnownUsage::default();
+        assert!(known.last().is_none() && known.is_stale());
+        assert!(known.walk(&dir.path().join("absent"), 10).is_err() && known.is_stale());
+        assert!(known.glance(dir.path(), 0).unwrap().is_none() && known.is_stale());
+        assert_eq!(known.glance(dir.path(), 10).unwrap().unwrap().usage.inodes, 1);
+        std::fs::write(dir.path().join("file"), "x").unwrap();
+        assert_eq!((known.last().unwrap().usage.inodes, known.is_stale()), (1, false));
+        assert_eq!(known.walk(dir.path(), 10).unwrap().usage.inodes, 2);
+        let check = |ago: u32, took: u64, expect: bool| {
+            let second = Duration::from_secs(1);
+            let Some(ended) = Instant::now().checked_sub(second * ago) else { return };
+            let took = Duration::from_millis(took);
+            let last = known.last().unwrap();
+            *known.last.lock().unwrap() = Some(Look { ended, took, ..last });
+            assert_eq!(known.is_stale(), expect, "{ago} s ago, took {took:?}");
+        };
+        check(20, 0, false);
+        check(31, 0, true);
+        check(31, 1000, false);
+        check(120, 1000, true);
     }
 
     #[test]

@@ -16,6 +16,6 @@ pub async fn container_stats(
 ) -> Result<ContainerStatsResponse, Error> {
     let container = daemon.container(&request.container_id)?;
     let daemon = daemon.clone();
-    let stats = blocking(move || stats::container(&daemon, &container)).await??;
-    Ok(ContainerStatsResponse { stats: Some(stats) })
+    let mut stats = blocking(move || stats::containers(&daemon, &[container])).await??;
+    Ok(ContainerStatsResponse { stats: stats.pop() })
 }

@@ -16,6 +16,6 @@ pub async fn pod_sandbox_stats(
 ) -> Result<PodSandboxStatsResponse, Error> {
     let sandbox = daemon.sandbox(&request.pod_sandbox_id)?;
     let daemon = daemon.clone();
-    let stats = blocking(move || stats::sandbox(&daemon, &sandbox)).await??;
-    Ok(PodSandboxStatsResponse { stats: Some(stats) })
+    let mut stats = blocking(move || stats::sandboxes(&daemon, &[sandbox])).await??;
+    Ok(PodSandboxStatsResponse { stats: stats.pop() })
 }

@@ -3,6 +3,7 @@
 mod admin;
 pub mod client;
 mod image;
+mod lists;
 mod runtime;
 mod trace;
 
@@ -47,7 +48,7 @@ pub async fn serve(
     listener: UnixListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let service = Service { daemon, streaming: Arc::new(streaming) };
+    let service = Service { daemon: daemon.clone(), streaming: Arc::new(streaming) };
     let runtime = RuntimeServiceServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT);
@@ -57,7 +58,7 @@ pub async fn serve(
         .max_encoding_message_size(MESSAGE_LIMIT);
     tonic::transport::Server::builder()
         .layer(trace::TraceLayer)
-        .add_service(runtime)
+        .add_service(lists::Lists { daemon, within: runtime })
         .add_service(image)
         .add_service(admin)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown)

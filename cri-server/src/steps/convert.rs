@@ -3,16 +3,17 @@
 use proto::cri;
 
 use crate::model::container::ContainerState;
+use crate::model::sandbox::SandboxState;
 use crate::store::container::ContainerRecord;
 use crate::store::sandbox::Sandbox;
 
-/// The sandbox as lists show it.
-pub fn sandbox_item(sandbox: &Sandbox) -> cri::PodSandbox {
+/// The sandbox as lists show it in that state.
+pub fn sandbox_item(sandbox: &Sandbox, state: cri::PodSandboxState) -> cri::PodSandbox {
     let fixed = &sandbox.fixed;
     cri::PodSandbox {
         id: fixed.id.to_string(),
         metadata: fixed.config.metadata.clone(),
-        state: sandbox_state(sandbox) as i32,
+        state: state as i32,
         created_at: fixed.created_at,
         labels: fixed.config.labels.clone(),
         annotations: fixed.config.annotations.clone(),
@@ -32,7 +33,7 @@ pub fn sandbox_status(sandbox: &Sandbox) -> cri::PodSandboxStatus {
     cri::PodSandboxStatus {
         id: fixed.id.to_string(),
         metadata: fixed.config.metadata.clone(),
-        state: sandbox_state(sandbox) as i32,
+        state: sandbox_state(&sandbox.state()) as i32,
         created_at: fixed.created_at,
         network: Some(network),
         linux: Some(cri::LinuxPodSandboxStatus {
@@ -44,13 +45,9 @@ pub fn sandbox_status(sandbox: &Sandbox) -> cri::PodSandboxStatus {
     }
 }
 
-/// The sandbox's state as the CRI knows it.
-pub fn sandbox_state(sandbox: &Sandbox) -> cri::PodSandboxState {
-    if sandbox.state().is_ready() {
-        cri::PodSandboxState::SandboxReady
-    } else {
-        cri::PodSandboxState::SandboxNotready
-    }
+/// A sandbox's state as the CRI knows it.
+pub fn sandbox_state(state: &SandboxState) -> cri::PodSandboxState {
+    if state.is_ready() { cri::PodSandboxState::SandboxReady } else { cri::PodSandboxState::SandboxNotready }
 }
 
 /// The container as lists show it.

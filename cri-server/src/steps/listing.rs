@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message;
 use proto::cri;
 
@@ -11,7 +12,7 @@ use crate::detached::blocking;
 use crate::error::Error;
 use crate::model::container::ContainerState;
 use crate::model::sandbox::SandboxState;
-use crate::store::container::Container;
+use crate::store::container::{Container, ContainerRecord};
 use crate::store::index::Index;
 use crate::store::sandbox::Sandbox;
 
@@ -20,29 +21,72 @@ const CHUNK: usize = 256 << 10;
 
 /// Containers that pass the filter, the newest first.
 pub fn containers(daemon: &Daemon, filter: Option<cri::ContainerFilter>) -> Vec<cri::Container> {
+    listed(daemon, filter).iter().map(|(_, record)| convert::container_item(record)).collect()
+}
+
+/// The same, each as a ListContainersResponse of its own: one after the other they are the whole list.
+pub fn encoded_containers(daemon: &Daemon, filter: Option<cri::ContainerFilter>) -> Vec<Bytes> {
+    let encode = |record: &ContainerRecord| {
+        let containers = vec![convert::container_item(record)];
+        cri::ListContainersResponse { containers }.encode_to_vec().into()
+    };
+    listed(daemon, filter).iter().map(|(container, record)| container.encoded(record, encode)).collect()
+}
+
+type Listed = (Arc<Container>, Arc<ContainerRecord>);
+
+fn listed(daemon: &Daemon, filter: Option<cri::ContainerFilter>) -> Vec<Listed> {
     let filter = filter.unwrap_or_default();
-    let Some(found) = select(daemon, &filter.id, &filter.pod_sandbox_id) else { return Vec::new() };
-    let mut records: Vec<_> = found.iter().map(|container| container.record()).collect();
-    records.retain(|record| {
+    let found = select(daemon, &filter.id, &filter.pod_sandbox_id).unwrap_or_default();
+    let with_record = |container: Arc<Container>| {
+        let record = container.record();
+        (container, record)
+    };
+    let mut listed: Vec<Listed> = found.into_iter().map(with_record).collect();
+    listed.retain(|(_, record)| {
         record.state != ContainerState::Creating
             && filter.state.is_none_or(|state| state.state == convert::container_state(&record.state) as i32)
             && convert::selects(&filter.label_selector, &record.config.labels)
     });
-    records.sort_by_key(|record| std::cmp::Reverse(record.created_at));
-    records.iter().map(|record| convert::container_item(record)).collect()
+    listed.sort_by_key(|(_, record)| std::cmp::Reverse(record.created_at));
+    listed
 }
 
 /// Pod sandboxes that pass the filter, the newest first.
 pub fn sandboxes(daemon: &Daemon, filter: Option<cri::PodSandboxFilter>) -> Vec<cri::PodSandbox> {
+    listed_sandboxes(daemon, filter)
+        .iter()
+        .map(|(sandbox, state)| convert::sandbox_item(sandbox, *state))
+        .collect()
+}
+
+/// The same, each as a ListPodSandboxResponse of its own: one after the other they are the whole list.
+pub fn encoded_sandboxes(daemon: &Daemon, filter: Option<cri::PodSandboxFilter>) -> Vec<Bytes> {
+    let encode = |(sandbox, state): &(Arc<Sandbox>, cri::PodSandboxState)| {
+        sandbox.encoded(*state as i32, || {
+            let items = vec![convert::sandbox_item(sandbox, *state)];
+            cri::ListPodSandboxResponse { items }.encode_to_vec().into()
+        })
+    };
+    listed_sandboxes(daemon, filter).iter().map(encode).collect()
+}
+
+fn listed_sandboxes(
+    daemon: &Daemon,
+    filter: Option<cri::PodSandboxFilter>,
+) -> Vec<(Arc<Sandbox>, cri::PodSandboxState)> {
     let filter = filter.unwrap_or_default();
-    let mut sandboxes = by_id(&daemon.sandboxes, &filter.id);
-    sandboxes.retain(|sandbox| {
-        sandbox.state() != SandboxState::Creating
-            && filter.state.is_none_or(|state| state.state == convert::sandbox_state(sandbox) as i32)
-            && convert::selects(&filter.label_selector, &sandbox.fixed.config.labels)
+    let listed = by_id(&daemon.sandboxes, &filter.id).into_iter().filter_map(|sandbox| {
+        let state = sandbox.state();
+        let shown = convert::sandbox_state(&state);
+        let wanted = state != SandboxState::Creating
+            && filter.state.is_none_or(|state| state.state == shown as i32)
+            && convert::selects(&filter.label_selector, &sandbox.fixed.config.labels);
+        wanted.then_some((sandbox, shown))
     });
-    sandboxes.sort_by_key(|sandbox| std::cmp::Reverse(sandbox.fixed.created_at));
-    sandboxes.iter().map(|sandbox| convert::sandbox_item(sandbox)).collect()
+    let mut listed: Vec<_> = listed.collect();
+    listed.sort_by_key(|(sandbox, _)| std::cmp::Reverse(sandbox.fixed.created_at));
+    listed
 }
 
 /// Images that pass the filter.
@@ -67,8 +111,7 @@ pub async fn container_stats(
         record.state.pid().is_some() && convert::selects(&filter.label_selector, &record.config.labels)
     });
     let daemon = daemon.clone();
-    blocking(move || containers.iter().map(|container| stats::container(&daemon, container)).collect())
-        .await?
+    blocking(move || stats::containers(&daemon, &containers)).await?
 }
 
 /// Statistics of the ready pods that pass the filter.

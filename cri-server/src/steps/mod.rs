@@ -3,7 +3,9 @@
 pub mod announce;
 pub mod command;
 pub mod convert;
+pub mod cpuset;
 pub mod cri_config;
+pub mod labels;
 pub mod limits;
 pub mod listing;
 pub mod mapped_volumes;

@@ -1,65 +1,130 @@
-//! Statistics, read from cgroup files and links when they are asked for: nothing is polled, nothing is cached.
+//! Statistics, read from cgroup files and links when they are asked for. What a writable layer takes is known from a
+//! walk that was made beside an earlier call: how long a walk takes is for the container to say.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use proto::cri::{self, UInt64Value};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::host::cgroup::{self, Sample, Stats};
+use crate::host::kept::Key;
 use crate::host::netns::{self, LinkStats};
-use crate::host::usage;
+use crate::host::usage::Look;
+use crate::model::id::PodId;
 use crate::store;
 use crate::store::container::Container;
 use crate::store::sandbox::Sandbox;
 
 /// Most entries of a writable layer that are counted.
-pub const LAYER_ENTRIES: u64 = 200_000;
+const LAYER_ENTRIES: u64 = 200_000;
+/// Most entries that a call itself counts, where nothing is known yet.
+const FIRST_ENTRIES: u64 = 200;
+/// The kept file of a sandbox.
+const LINKS: Key = ("net", "dev");
 
-/// Statistics of a container; one that does not run uses nothing but its writable layer. Blocks.
-pub fn container(daemon: &Daemon, container: &Container) -> Result<cri::ContainerStats, Error> {
-    Ok(container_message(daemon, container, &read(daemon, &container.record().cgroups_path)?))
+/// Statistics of containers; one that does not run uses nothing but its writable layer. Blocks.
+pub fn containers(
+    daemon: &Arc<Daemon>,
+    containers: &[Arc<Container>],
+) -> Result<Vec<cri::ContainerStats>, Error> {
+    let stats = containers.iter().map(|container| {
+        let stats = read(daemon, container)?;
+        Ok(container_message(daemon, container, &stats))
+    });
+    let stats = stats.collect();
+    walk_stale_layers(daemon, containers.to_vec());
+    stats
 }
 
-/// Statistics of a pod and its containers. Blocks.
-pub fn sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Result<cri::PodSandboxStats, Error> {
-    let pin: Vec<PathBuf> = sandbox.fixed.pins.net.iter().cloned().collect();
-    let links = netns::link_stats_of(pin).pop().and_then(Result::ok);
-    sandbox_with_links(daemon, sandbox, links)
-}
-
-/// Statistics of several pods. Blocks.
+/// Statistics of pods and their containers. Blocks.
 pub fn sandboxes(
-    daemon: &Daemon,
-    sandboxes: &[std::sync::Arc<Sandbox>],
+    daemon: &Arc<Daemon>,
+    sandboxes: &[Arc<Sandbox>],
 ) -> Result<Vec<cri::PodSandboxStats>, Error> {
-    let pins = sandboxes.iter().filter_map(|sandbox| sandbox.fixed.pins.net.clone()).collect();
-    let mut links = netns::link_stats_of(pins).into_iter();
-    sandboxes
-        .iter()
-        .map(|sandbox| {
-            let own = sandbox.fixed.pins.net.is_some();
-            let links = if own { links.next().and_then(Result::ok) } else { None };
-            sandbox_with_links(daemon, sandbox, links)
-        })
-        .collect()
+    let mut of_pods = running_by_pod(daemon);
+    let mut asked = Vec::new();
+    let links = links_of(sandboxes);
+    let stats = sandboxes.iter().zip(links).map(|(sandbox, links)| {
+        let containers = of_pods.remove(sandbox.id()).unwrap_or_default();
+        let stats = sandbox_message(daemon, sandbox, &containers, links);
+        asked.extend(containers);
+        stats
+    });
+    let stats = stats.collect();
+    walk_stale_layers(daemon, asked);
+    stats
 }
 
-fn sandbox_with_links(
+/// Containers that have a process.
+pub fn running_by_pod(daemon: &Daemon) -> HashMap<PodId, Vec<Arc<Container>>> {
+    let mut of_pods: HashMap<PodId, Vec<Arc<Container>>> = HashMap::new();
+    for container in daemon.containers.matching(|container| container.pid().is_some()) {
+        of_pods.entry(container.pod_id.clone()).or_default().push(container);
+    }
+    of_pods
+}
+
+/// The links of each sandbox that has a network namespace of its own, as far as they can be read. Blocks.
+pub fn links_of(sandboxes: &[Arc<Sandbox>]) -> Vec<Option<Vec<LinkStats>>> {
+    let own = |sandbox: &&Arc<Sandbox>| sandbox.fixed.pins.net.clone();
+    let strange: Vec<PathBuf> =
+        sandboxes.iter().filter(|sandbox| !sandbox.files.has(LINKS)).filter_map(|s| own(&s)).collect();
+    let paths = strange.clone();
+    let opened = if strange.is_empty() { Vec::new() } else { netns::open_links(strange) };
+    let mut opened: HashMap<PathBuf, _> = paths.into_iter().zip(opened).collect();
+    let look = |sandbox: &Arc<Sandbox>| {
+        let pin = sandbox.fixed.pins.net.as_ref()?;
+        let open = || opened.remove(pin).unwrap_or_else(|| Err(std::io::ErrorKind::NotFound.into()));
+        let text = sandbox.files.read(LINKS, netns::LINKS, open).ok()?;
+        Some(netns::links(&text))
+    };
+    sandboxes.iter().map(look).collect()
+}
+
+/// What the writable layer of a container took when it was last looked at; none before anybody has. A first look that
+/// is quick is made at once. Blocks for some microseconds.
+pub fn layer_of(daemon: &Daemon, container: &Container) -> Option<Look> {
+    container.layer.last().or_else(|| {
+        let layer = daemon.paths.container(&container.id).join("upper");
+        // A layer that cannot be read has no known usage.
+        container.layer.glance(&layer, FIRST_ENTRIES).ok().flatten()
+    })
+}
+
+/// Looks at the layers of which too little is known, in the background, by one task at a time.
+pub fn walk_stale_layers(daemon: &Arc<Daemon>, mut containers: Vec<Arc<Container>>) {
+    containers.retain(|container| container.layer.is_stale());
+    if containers.is_empty() {
+        return;
+    }
+    // A daemon that ends is not held up for longer than one walk.
+    let (running, walk) = (Arc::downgrade(daemon), daemon.layer_walk.clone());
+    tokio::task::spawn_blocking(move || {
+        let Ok(_one_at_a_time) = walk.try_lock() else { return };
+        for container in containers {
+            let Some(daemon) = running.upgrade() else { return };
+            let layer = daemon.paths.container(&container.id).join("upper");
+            // The next call tries again.
+            let _gone = container.layer.walk(&layer, LAYER_ENTRIES);
+        }
+    });
+}
+
+fn sandbox_message(
     daemon: &Daemon,
     sandbox: &Sandbox,
+    running: &[Arc<Container>],
     links: Option<Vec<LinkStats>>,
 ) -> Result<cri::PodSandboxStats, Error> {
     let mut parts = Vec::new();
     let mut containers = Vec::new();
-    for container in daemon.containers_of(sandbox.id()) {
-        if container.state().pid().is_none() {
-            continue;
-        }
-        let stats = read(daemon, &container.record().cgroups_path)?;
-        containers.push(container_message(daemon, &container, &stats));
+    for container in running {
+        let stats = read(daemon, container)?;
+        containers.push(container_message(daemon, container, &stats));
         parts.push(stats);
     }
     let total = Stats::total(&parts);
@@ -88,9 +153,8 @@ fn sandbox_with_links(
 fn container_message(daemon: &Daemon, container: &Container, stats: &Stats) -> cri::ContainerStats {
     let now = store::now();
     let record = container.record();
-    let layer = daemon.paths.container(&record.id).join("upper");
-    // A layer that cannot be read has no known usage.
-    let usage = usage::dir_usage(&layer, LAYER_ENTRIES).ok();
+    let look = layer_of(daemon, container);
+    let known = |count: fn(&Look) -> u64| look.as_ref().and_then(|look| value(count(look)));
     cri::ContainerStats {
         attributes: Some(cri::ContainerAttributes {
             id: record.id.to_string(),
@@ -101,10 +165,10 @@ fn container_message(daemon: &Daemon, container: &Container, stats: &Stats) -> c
         cpu: cpu(stats, now, &container.sample),
         memory: memory(stats, now),
         writable_layer: Some(cri::FilesystemUsage {
-            timestamp: now,
+            timestamp: look.map_or(now, |look| nanoseconds(look.at)),
             fs_id: Some(cri::FilesystemIdentifier { mountpoint: daemon.paths.root().display().to_string() }),
-            used_bytes: usage.as_ref().and_then(|usage| value(usage.bytes)),
-            inodes_used: usage.as_ref().and_then(|usage| value(usage.inodes)),
+            used_bytes: known(|look| look.usage.bytes),
+            inodes_used: known(|look| look.usage.inodes),
         }),
         swap: stats.swap.map(|swap| cri::SwapUsage {
             timestamp: now,
@@ -116,8 +180,8 @@ fn container_message(daemon: &Daemon, container: &Container, stats: &Stats) -> c
 }
 
 /// A cgroup that is gone has used nothing.
-fn read(daemon: &Daemon, path: &str) -> Result<Stats, Error> {
-    match daemon.cgroup(path)?.stats() {
+fn read(daemon: &Daemon, container: &Container) -> Result<Stats, Error> {
+    match daemon.cgroup(&container.record().cgroups_path)?.stats(&container.files) {
         Ok(stats) => Ok(stats),
         Err(cgroup::CgroupError::Gone(_)) => Ok(Stats::default()),
         Err(error) => Err(error.into()),
@@ -176,6 +240,11 @@ fn pressure(psi: &cgroup::Psi) -> cri::PsiStats {
         avg300: stall.avg300,
     };
     cri::PsiStats { full: Some(stall(&psi.full)), some: Some(stall(&psi.some)) }
+}
+
+fn nanoseconds(at: SystemTime) -> i64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn value(value: u64) -> Option<UInt64Value> {

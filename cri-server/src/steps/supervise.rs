@@ -88,7 +88,9 @@ pub fn exited(daemon: &Arc<Daemon>, record: &ExitRecord) {
     if container.state().is_exited() {
         return;
     }
-    end(daemon, &container, exit(&container, record));
+    // What the monitor has made safe need not be written before it is told.
+    container.show_exit(exit(&container, record));
+    announce::container(daemon, &container);
     teardown::release_later(daemon, container);
 }
 

@@ -147,6 +147,7 @@ pub async fn release_sandbox(daemon: &Daemon, sandbox: &Sandbox) -> Vec<String> 
     if sandbox.released.get().is_some() {
         return failures;
     }
+    sandbox.files.close();
     end_wedged(daemon, sandbox).await;
     for container in daemon.containers_of(sandbox.id()) {
         note(&mut failures, "kill a container", kill(daemon, &container).await);
@@ -216,11 +217,16 @@ pub fn undone(error: Error, left: Vec<String>, doing: impl Into<String>) -> Erro
     Error::Undone { doing: doing.into(), left, source: Box::new(error) }
 }
 
-/// Releases an exited container in the background.
+/// Writes the record of an exited container and releases it, in the background.
 pub fn release_later(daemon: &Arc<Daemon>, container: Arc<Container>) {
     let daemon = daemon.clone();
     tokio::spawn(async move {
         let _one_at_a_time = container.operation.lock().await;
+        let is_known = daemon.containers.find(container.id.as_str()).is_some();
+        if is_known && let Err(error) = container.save() {
+            let container = container.id.short();
+            tracing::error!(container, error = chain(&error), "the end cannot be recorded");
+        }
         for failure in release_container(&daemon, &container).await {
             tracing::warn!(
                 container = container.id.short(),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
+use bytes::Bytes;
 use proto::cri::{ContainerConfig, ContainerMetadata, LinuxContainerResources};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -11,6 +12,8 @@ use tokio::time::Instant;
 use super::record::{self, RecordError};
 use crate::host::cgroup::Sample;
 use crate::host::fs::Durability;
+use crate::host::kept::KeptFiles;
+use crate::host::usage::KnownUsage;
 use crate::image::{LayerKey, Lease};
 use crate::model::container::{ContainerState, Exit};
 use crate::model::id::{ContainerId, PodId};
@@ -98,6 +101,10 @@ pub struct Container {
     pub kill_at: watch::Sender<Option<Instant>>,
     /// Processor time when it was last asked for.
     pub sample: Mutex<Option<Sample>>,
+    /// Files of its cgroup; closed with its end.
+    pub files: KeptFiles,
+    /// What its writable layer takes.
+    pub layer: KnownUsage,
     /// Set when nothing of this boot is left of it but its records.
     pub released: OnceLock<()>,
     /// How far listeners have heard of it; an old one is known as its record says.
@@ -105,6 +112,8 @@ pub struct Container {
     /// Keeps the image's layers while the container lives.
     layers: Mutex<Option<Lease>>,
     record: RwLock<Arc<ContainerRecord>>,
+    /// A snapshot of the record, and what was encoded of it.
+    encoded: Mutex<Option<(Arc<ContainerRecord>, Bytes)>>,
     /// Held by who writes the record; readers do not wait for the disk.
     write: Mutex<()>,
     state: watch::Sender<ContainerState>,
@@ -122,10 +131,13 @@ impl Container {
             operation: tokio::sync::Mutex::default(),
             kill_at: watch::Sender::new(None),
             sample: Mutex::default(),
+            files: KeptFiles::default(),
+            layer: KnownUsage::default(),
             released: OnceLock::new(),
             announced: Mutex::new(Stage::of_container(&record.state)),
             layers: Mutex::default(),
             record: RwLock::new(Arc::new(record)),
+            encoded: Mutex::default(),
             write: Mutex::default(),
             state,
             directory,
@@ -142,9 +154,32 @@ impl Container {
         self.record.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What `encode` makes of a snapshot of the record. Kept until another one is asked for: it has to make the same of
+    /// the same.
+    pub fn encoded(
+        &self,
+        record: &Arc<ContainerRecord>,
+        encode: impl FnOnce(&ContainerRecord) -> Bytes,
+    ) -> Bytes {
+        let mut kept = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((of, bytes)) if Arc::ptr_eq(of, record) => bytes.clone(),
+            _none_or_old => {
+                let bytes = encode(record);
+                *kept = Some((record.clone(), bytes.clone()));
+                bytes
+            }
+        }
+    }
+
     /// The state now.
     pub fn state(&self) -> ContainerState {
         self.state.borrow().clone()
+    }
+
+    /// Its first process, while it has one.
+    pub fn pid(&self) -> Option<i32> {
+        self.state.borrow().pid()
     }
 
     /// To wait for a state.
@@ -171,7 +206,13 @@ impl Container {
         self.change(|record| record.state = state)
     }
 
-    /// Shows an end that could not be written: better known in memory than not at all.
+    /// Writes the record as it is.
+    pub fn save(&self) -> Result<(), RecordError> {
+        let _one_writer = self.one_writer();
+        record::write(&path(&self.directory), &*self.record(), Durability::Cached)
+    }
+
+    /// Shows an end that is not written yet, or could not be: better known in memory than not at all.
     pub fn show_exit(&self, exit: Exit) {
         let _one_writer = self.one_writer();
         let record = self.record();
@@ -184,6 +225,9 @@ impl Container {
     /// Lets readers see a record; whoever waits for its state finds the record too.
     fn show(&self, record: ContainerRecord) {
         let state = record.state.clone();
+        if state.is_exited() {
+            self.files.close();
+        }
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(record);
         self.state.send_replace(state);
     }

@@ -38,6 +38,12 @@ impl<T> Index<T> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// The objects that `wanted` takes, by id.
+    pub fn matching(&self, wanted: impl Fn(&T) -> bool) -> Vec<Arc<T>> {
+        let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+        objects.values().filter(|object| wanted(object)).cloned().collect()
+    }
+
     /// How many objects there are.
     pub fn len(&self) -> usize {
         self.objects.read().unwrap_or_else(PoisonError::into_inner).len()
@@ -78,5 +84,7 @@ mod tests {
         check("ab", Some("ab"));
         check("", None);
         check("x", None);
+        let ones = index.matching(|id| id.ends_with('1'));
+        assert_eq!(ones, [Arc::new("abc1".to_string())]);
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
+use bytes::Bytes;
 use proto::cri::{LinuxContainerResources, PodSandboxConfig, PodSandboxMetadata};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -11,11 +12,13 @@ use tokio_util::sync::CancellationToken;
 use super::record::{self, RecordError};
 use crate::host::cgroup::Sample;
 use crate::host::fs::Durability;
+use crate::host::kept::KeptFiles;
 use crate::host::monitor::Monitor;
 use crate::model::id::PodId;
 use crate::model::name::Name;
 use crate::model::sandbox::{Pins, SandboxState};
 use crate::model::stage::Stage;
+use crate::spec::selinux::Labels;
 
 /// What is on disk about a pod sandbox: enough to serve it and to undo all of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,6 +38,9 @@ pub struct SandboxRecord {
     /// What the pod may use, as it was last updated.
     #[serde(default)]
     pub resources: PodResources,
+    /// Labels of its processes and files, where the node has SELinux.
+    #[serde(default)]
+    pub selinux: Option<Labels>,
     /// State.
     #[serde(flatten)]
     pub state: SandboxState,
@@ -80,6 +86,8 @@ pub struct Sandbox {
     pub abort: CancellationToken,
     /// Processor time when it was last asked for.
     pub sample: Mutex<Option<Sample>>,
+    /// What tells of its network; closed before that is taken back, since it would keep the namespace.
+    pub files: KeptFiles,
     /// Set when nothing of this boot is left of it but its records.
     pub released: OnceLock<()>,
     /// How far listeners have heard of it; an old one is known as its record says.
@@ -87,6 +95,8 @@ pub struct Sandbox {
     /// The monitor, while there is one.
     pub monitor: RwLock<Option<Monitor>>,
     state: watch::Sender<SandboxState>,
+    /// A state as it is shown, and what was encoded of the sandbox in it.
+    encoded: Mutex<Option<(i32, Bytes)>>,
     directory: PathBuf,
     /// What the pod may use; held by who writes the record.
     write: Mutex<PodResources>,
@@ -104,9 +114,11 @@ impl Sandbox {
             operation: tokio::sync::Mutex::default(),
             abort: CancellationToken::new(),
             sample: Mutex::default(),
+            files: KeptFiles::default(),
             released: OnceLock::new(),
             monitor: RwLock::default(),
             state,
+            encoded: Mutex::default(),
             directory,
             write,
         })
@@ -120,6 +132,20 @@ impl Sandbox {
     /// The state now.
     pub fn state(&self) -> SandboxState {
         self.state.borrow().clone()
+    }
+
+    /// What `encode` makes of the sandbox when it is shown in that state. Kept until another state is asked for: it has
+    /// to make the same of the same.
+    pub fn encoded(&self, shown: i32, encode: impl FnOnce() -> Bytes) -> Bytes {
+        let mut kept = self.encoded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match &*kept {
+            Some((state, bytes)) if *state == shown => bytes.clone(),
+            _none_or_old => {
+                let bytes = encode();
+                *kept = Some((shown, bytes.clone()));
+                bytes
+            }
+        }
     }
 
     /// The monitor, while there is one.

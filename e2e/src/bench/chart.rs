@@ -7,16 +7,21 @@ use super::options::Who;
 use super::report::Report;
 use super::sheet::Metric;
 use super::table::number;
-use super::{density, exec_sync, scratch};
+use super::{density, events, exec_sync, idle, lists, scratch, statistics};
 
 /// What is drawn, top to bottom.
-const DRAWN: [(Metric, &str); 8] = [
+const DRAWN: [(Metric, &str); 13] = [
     (scratch::UP, "run + create + start of a pod, p50"),
     (scratch::LIFE, "whole life of a pod, p50"),
     (scratch::CPU_STACK, "CPU of a pod's life, without the containers' cgroups"),
     (scratch::BURST_UP, "ten pods at once, up"),
     (scratch::BURST_DOWN, "ten pods at once, down"),
     (exec_sync::SERIAL, "ExecSync /bin/true, p50"),
+    (exec_sync::OVER, "ExecSync /bin/true over the OCI runtime's exec by hand, p50"),
+    (events::LAG, "end of a process to its event, p50"),
+    (lists::CONTAINERS_2000, "ListContainers of 2000, p50"),
+    (statistics::SANDBOXES, "CPU of ListPodSandboxStats of 100 pods"),
+    (idle::POLLED, "CPU of 110 idle pods, polled as by a kubelet"),
     (density::PER_POD, "memory of supervision per pod"),
     (density::DAEMON_MANY, "memory of the daemon"),
 ];
@@ -96,6 +101,8 @@ fn must(metric: Metric, bars: &[(Who, f64)]) -> Option<f64> {
         BUDGETS.iter().filter(|budget| budget.metric == metric).filter_map(|budget| match budget.limit {
             Limit::Ratio => Some(budget.must * reference?),
             Limit::Absolute => Some(budget.must),
+            // Bars are medians.
+            Limit::Tail => None,
         });
     limits.reduce(f64::min)
 }

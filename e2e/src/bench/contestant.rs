@@ -1,5 +1,6 @@
 //! One contestant: a node with its daemon, a client of it, its meter, and the state that it comes back to.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -10,8 +11,9 @@ use crate::daemon::{Endpoint, Setup};
 use crate::image::set::{BUSYBOX, PAUSE};
 use crate::leaks::Snapshot;
 use crate::node::Node;
-use crate::wait;
+use crate::{paths, wait};
 
+use super::by_hand::ByHand;
 use super::meter::{Cpu, Meter};
 use super::options::Who;
 
@@ -119,9 +121,11 @@ impl Contestant {
 
     /// Runs a pod whose container sleeps and has a shell beside it.
     pub async fn sleeper(&self, name: &str) -> Result<Pod> {
-        let config = self.pod(name);
+        let mut config = self.pod(name);
+        dress_pod(&mut config);
         let id = self.cri.run_pod(&config).await.with_context(|| format!("run pod {name}"))?;
-        let command = container("sleeper", BUSYBOX, &["/bin/sleep", "100000"]);
+        let mut command = container("sleeper", BUSYBOX, &["/bin/sleep", "100000"]);
+        dress_container(&mut command, &config);
         let container = self.cri.launch(&id, &command, &config).await?;
         Ok(Pod { id, container })
     }
@@ -154,6 +158,17 @@ impl Contestant {
         .await
     }
 
+    /// The OCI runtime as the monitor runs it, to be run by hand; none where its state is the daemon's secret.
+    pub fn runtime_by_hand(&self) -> Result<Option<ByHand>> {
+        if self.who == Who::Containerd {
+            return Ok(None);
+        }
+        let name = self.who.handler();
+        let path = paths::in_path(name).with_context(|| format!("{name} is not installed"))?;
+        let root = self.node.dirs().state().join("oci").join(name);
+        ByHand::new(&path, &root).map(Some)
+    }
+
     fn links(&self) -> Result<Links> {
         let table = std::fs::read_to_string(format!("/proc/{}/net/dev", self.node.holder_pid()))?;
         let names = table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
@@ -169,6 +184,44 @@ impl Contestant {
 struct Links {
     all: usize,
     veths: usize,
+}
+
+/// Gives a pod the labels and annotations that a kubelet gives it: they are in every list.
+pub fn dress_pod(pod: &mut api::PodSandboxConfig) {
+    let metadata = pod.metadata.clone().unwrap_or_default();
+    pod.labels = pairs([
+        ("app", "bench"),
+        ("io.kubernetes.pod.name", &metadata.name),
+        ("io.kubernetes.pod.namespace", &metadata.namespace),
+        ("io.kubernetes.pod.uid", &metadata.uid),
+    ]);
+    pod.annotations = pairs([
+        ("kubernetes.io/config.seen", "2026-01-01T00:00:00.000000000Z"),
+        ("kubernetes.io/config.source", "api"),
+    ]);
+}
+
+/// The same for a container of that pod.
+pub fn dress_container(config: &mut api::ContainerConfig, pod: &api::PodSandboxConfig) {
+    let metadata = pod.metadata.clone().unwrap_or_default();
+    let name = config.metadata.clone().unwrap_or_default().name;
+    config.labels = pairs([
+        ("io.kubernetes.container.name", &name),
+        ("io.kubernetes.pod.name", &metadata.name),
+        ("io.kubernetes.pod.namespace", &metadata.namespace),
+        ("io.kubernetes.pod.uid", &metadata.uid),
+    ]);
+    config.annotations = pairs([
+        ("io.kubernetes.container.hash", "5a4d1ad1"),
+        ("io.kubernetes.container.restartCount", "0"),
+        ("io.kubernetes.container.terminationMessagePath", "/dev/termination-log"),
+        ("io.kubernetes.container.terminationMessagePolicy", "File"),
+        ("io.kubernetes.pod.terminationGracePeriod", "30"),
+    ]);
+}
+
+fn pairs<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
 /// Configuration of a container that sleeps, and ends at once when it is told to; see [`Contestant::obeys`].

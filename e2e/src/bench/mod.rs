@@ -4,20 +4,27 @@
 //! nothing of how they work.
 
 mod budget;
+mod by_hand;
 mod chart;
 mod contestant;
+mod crowd;
 mod density;
+mod events;
 mod exec_sync;
 mod floor;
 mod host;
+mod idle;
+mod lists;
 mod makers;
 mod meter;
 mod options;
 mod plugins;
 mod progress;
+mod raw;
 mod report;
 mod scratch;
 mod sheet;
+mod statistics;
 mod stats;
 mod table;
 
@@ -64,24 +71,33 @@ async fn measure(options: &Options) -> Result<Report> {
         floor: Vec::new(),
         progress: Progress::of(slots(options)),
     };
-    if options.wants(Family::Scratch) || options.wants(Family::Exec) {
+    if [Family::Scratch, Family::Exec, Family::Events].iter().any(|family| options.wants(*family)) {
         bench.interleaved().await?;
     } else if options.wants(Family::Floor) {
         bench.floor()?;
     }
-    if options.wants(Family::Density) {
-        bench.density().await?;
+    bench.crowd().await?;
+    if options.wants(Family::Lists) {
+        bench.lists().await?;
     }
     let plugins = bench.plugins()?;
     bench.progress.finish();
     Ok(Report { options: bench.options, host: bench.host, sheet: bench.sheet, floor: bench.floor, plugins })
 }
 
+/// Slots of a contestant that has the machine to itself.
+const CROWD_SLOTS: usize = 6;
+const LISTS_SLOTS: usize = 4;
+
 /// How many slots the progress counts.
 fn slots(options: &Options) -> usize {
     let contestants = options.contestants().len();
-    let families = 2 * usize::from(options.wants(Family::Scratch)) + usize::from(options.wants(Family::Exec));
-    contestants * (families * options.rounds() + 4 * usize::from(options.wants(Family::Density)))
+    let wants = |family| usize::from(options.wants(family));
+    let families = 2 * wants(Family::Scratch) + wants(Family::Exec) + wants(Family::Events);
+    let crowds = options.contestants().into_iter().filter(|who| crowd::wanted(options, *who)).count();
+    let lists = options.contestants().into_iter().filter(|who| options.is_daemon_of_its_own(*who)).count();
+    let alone = CROWD_SLOTS * crowds + LISTS_SLOTS * lists * wants(Family::Lists);
+    contestants * families * options.rounds() + alone
 }
 
 /// A run in progress.
@@ -140,18 +156,42 @@ impl Bench {
                 contestant.settle()?;
             }
         }
+        if self.options.wants(Family::Events) {
+            for contestant in contestants {
+                self.turn(contestant, "events");
+                events::round(contestant, serial, &mut self.sheet).await?;
+            }
+        }
         Ok(())
     }
 
-    /// Each contestant on a machine of its own, one after another.
-    async fn density(&mut self) -> Result<()> {
+    /// Many pods: each contestant on a machine of its own, one after another.
+    async fn crowd(&mut self) -> Result<()> {
         for who in self.options.contestants() {
-            let pods = self.options.pods();
-            self.progress.stage(format!("memory with {pods} pods: {}", who.label()));
+            if !crowd::wanted(&self.options, who) {
+                continue;
+            }
+            self.progress.stage(format!("many pods: {}", who.label()));
             let contestant = Contestant::open(who).await?;
-            density::measure(&contestant, pods, &mut self.sheet, &mut self.progress).await?;
+            crowd::measure(&contestant, &self.options, &mut self.sheet, &mut self.progress).await?;
             contestant.close()?;
-            (0..4).for_each(|_| self.progress.advance());
+            self.host.note_load();
+            (0..CROWD_SLOTS).for_each(|_| self.progress.advance());
+        }
+        Ok(())
+    }
+
+    /// Many containers that have ended.
+    async fn lists(&mut self) -> Result<()> {
+        let contestants = self.options.contestants().into_iter();
+        for who in contestants.filter(|who| self.options.is_daemon_of_its_own(*who)).collect::<Vec<_>>() {
+            self.progress.stage(format!("many containers: {}", who.label()));
+            let contestant = Contestant::open(who).await?;
+            let sizes = self.options.list_sizes(who);
+            lists::measure(&contestant, sizes, &mut self.sheet, &mut self.progress).await?;
+            contestant.close()?;
+            self.host.note_load();
+            (0..LISTS_SLOTS).for_each(|_| self.progress.advance());
         }
         Ok(())
     }

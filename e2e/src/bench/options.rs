@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
+use super::lists::SIZES;
+
 /// Compares Berth with containerd in one run, side by side and interleaved: time, CPU seconds, memory.
 ///
 /// Needs root, containerd, runc and crun (`make setup` installs them) and release binaries (`make build`).
@@ -37,8 +39,16 @@ pub enum Family {
     Scratch,
     /// ExecSync of /bin/true: one after another, and ten at once
     Exec,
+    /// From the end of a container's process to its event
+    Events,
     /// Memory of daemon and supervision with many pods
     Density,
+    /// CPU of statistics of many pods
+    Statistics,
+    /// CPU of a node of many pods that nothing happens on, asked as a kubelet asks
+    Idle,
+    /// Lists of many containers, and the daemon's memory with them
+    Lists,
     /// What the kernel itself takes, to show how noisy the host is
     Floor,
     /// CNI plugins beside the reference's and Debian's: ADD and DEL of bridge, host-local and two ports
@@ -109,10 +119,36 @@ impl Options {
         self.either(5, 10)
     }
 
-    /// Pods of the density family.
+    /// Pods of the density and statistics families.
     #[must_use]
     pub fn pods(&self) -> usize {
-        self.either(20, 50)
+        self.either(20, 100)
+    }
+
+    /// Pods of the idle family, not fewer than [`Self::pods`].
+    #[must_use]
+    pub fn idle_pods(&self) -> usize {
+        self.either(20, 110)
+    }
+
+    /// How long the idle family looks.
+    #[must_use]
+    pub fn idle_time(&self) -> Duration {
+        Duration::from_secs(self.either(10, 40))
+    }
+
+    /// Containers at which lists are measured, ascending.
+    #[must_use]
+    pub fn list_sizes(&self, who: Who) -> &'static [usize] {
+        // The reference takes too long to make as many.
+        let most = if self.quick || who == Who::Containerd { 1 } else { SIZES.len() };
+        &SIZES[..most]
+    }
+
+    /// Whether a contestant is measured in families where only the daemon counts: both of ours have the same.
+    #[must_use]
+    pub fn is_daemon_of_its_own(&self, who: Who) -> bool {
+        who != Who::BerthRunc || !self.contestants().contains(&Who::BerthCrun)
     }
 
     /// Pods on one bridge at the same time.
@@ -124,7 +160,7 @@ impl Options {
     /// Longest time of the whole run.
     #[must_use]
     pub fn limit(&self) -> Duration {
-        Duration::from_secs(60 * (self.either(5, 20) + self.rounds() as u64))
+        Duration::from_secs(60 * (self.either(8, 35) + self.rounds() as u64))
     }
 
     fn either<T>(&self, quick: T, whole: T) -> T {
@@ -144,8 +180,8 @@ mod tests {
             let found = (wanted, options.contestants().len(), options.rounds());
             assert_eq!(found, (families, contestants, rounds), "{line}");
         };
-        check("bench", 5, 3, 9);
-        check("bench --quick", 5, 3, 3);
+        check("bench", 9, 3, 9);
+        check("bench --quick", 9, 3, 3);
         check("bench --quick --rounds 1 --only exec", 1, 3, 1);
         check("bench --only exec --only floor --contestant berth-crun", 2, 1, 9);
     }

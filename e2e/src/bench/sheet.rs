@@ -19,6 +19,9 @@ pub enum Unit {
     /// MiB of proportional set size.
     #[serde(rename = "MiB")]
     Memory,
+    /// Percent of one processor.
+    #[serde(rename = "%")]
+    Share,
 }
 
 impl Unit {
@@ -29,6 +32,7 @@ impl Unit {
             Self::Wall => "ms",
             Self::Cpu => "CPU ms",
             Self::Memory => "MiB Pss",
+            Self::Share => "% of a core",
         }
     }
 }

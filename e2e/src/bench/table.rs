@@ -157,8 +157,9 @@ fn budgets(text: &mut String, report: &Report) {
 fn limit(budget: &Budget, value: f64) -> String {
     match (budget.limit, budget.metric.unit) {
         (Limit::Ratio, _) => format!("{value:.2} ×"),
-        (Limit::Absolute, Unit::Memory) => format!("{} MiB", number(value)),
-        (Limit::Absolute, Unit::Wall | Unit::Cpu) => format!("{} ms", number(value)),
+        (Limit::Absolute | Limit::Tail, Unit::Memory) => format!("{} MiB", number(value)),
+        (Limit::Absolute | Limit::Tail, Unit::Share) => format!("{} %", number(value)),
+        (Limit::Absolute | Limit::Tail, Unit::Wall | Unit::Cpu) => format!("{} ms", number(value)),
     }
 }
 

@@ -53,7 +53,7 @@ struct Planned {
 }
 
 /// Steps in order: what fails early says most. Those under systemd use the cgroup driver of that name.
-const PLAN: [Planned; 26] = [
+const PLAN: [Planned; 28] = [
     own("harness", "harness", "crun"),
     Planned { args: &["host::cgroup", "spec::ring1"], ..own("cgroups", "cri_server", "crun") },
     own("monitor", "monitor_pod", "crun"),
@@ -65,6 +65,7 @@ const PLAN: [Planned; 26] = [
     own("events-crun", "events", "crun"),
     own("volumes-crun", "volumes", "crun"),
     own("mounts-crun", "mounts", "crun"),
+    own("kept-crun", "kept", "crun"),
     own("restart-crun", "restart", "crun"),
     own("runtime-runc", "runtime", "runc"),
     own("resources-runc", "resources", "runc"),
@@ -76,6 +77,7 @@ const PLAN: [Planned; 26] = [
     conforms("critest-youki", &["--exact", "youki_conforms"], "youki"),
     systemd(own("systemd-runtime-crun", "runtime", "crun")),
     systemd(own("systemd-resources-crun", "resources", "crun")),
+    systemd(own("systemd-namespaces-crun", "namespaces", "crun")),
     systemd(own("systemd-restart-crun", "restart", "crun")),
     systemd(own("systemd-resources-runc", "resources", "runc")),
     systemd(own("systemd-resources-youki", "resources", "youki")),

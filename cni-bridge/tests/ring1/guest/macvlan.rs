@@ -1,10 +1,10 @@
 //! macvlan on VLANs that are made on demand.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::macvlan::{NOTHING, changed, on_wire};
 use crate::macvlan_faults::killed_at_any_time;
-use crate::node::NetNs;
+use crate::node::{NetNs, Node};
 use crate::wire::{Feature, connect, kernel_has, serve};
 
 #[test]
@@ -54,4 +54,24 @@ fn a_killed_call_leaves_no_vlan() {
     }
     let (node, _world) = on_wire(changed(|conf| conf["master"] = "wire0.9".into()));
     killed_at_any_time(&node, 20);
+}
+
+#[test]
+fn an_internal_network_is_on_a_dummy() {
+    if !kernel_has(Feature::Dummy) {
+        return;
+    }
+    let node = Node::with(json!({"type": "macvlan", "internal": true, "mtu": 9000,
+        "ipam": {"type": "host-local", "subnet": "10.7.0.0/24"}}));
+    let (a, b) = (NetNs::new(), NetNs::new());
+    let added = node.add("a", &a, Value::Null).unwrap();
+    node.add("b", &b, Value::Null).unwrap();
+    let parent = node.leftovers().into_iter().find(|name| name.starts_with("void")).unwrap();
+    assert!(node.host.output("ip", &["-d", "link", "show", &parent]).contains("dummy"));
+    serve(&b, "0.0.0.0:1000");
+    assert_eq!(connect(&a, "10.7.0.3:1000"), Ok("10.7.0.2".to_owned()));
+    node.check("a", &a, Value::Null, &added).unwrap();
+    node.del("a", None).unwrap();
+    node.del("b", None).unwrap();
+    assert_eq!(node.leftovers(), NOTHING);
 }

@@ -4,15 +4,23 @@ use std::io;
 
 use super::stats::{self, find, number, value};
 use super::{Cgroup, CgroupError, Layout, Stats, oom_kills};
+use crate::host::kept::KeptFiles;
 
 /// v1 writes no limit as the greatest multiple of a page.
 const NO_LIMIT: u64 = 1 << 62;
+
+/// Ticks of `cpuacct.stat` a second (USER_HZ, the same on all of Linux's common architectures).
+const USER_HZ: u64 = 100;
 
 /// Everything that a cgroup says of itself. A number that the kernel does not have is 0, as is a limit that is none.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Account {
     /// Usage.
     pub stats: Stats,
+    /// Processor time in user mode, ns.
+    pub user_ns: u64,
+    /// Processor time in kernel mode, ns.
+    pub system_ns: u64,
     /// Periods in which tasks ran, and in which they were throttled.
     pub periods: [u64; 2],
     /// How long tasks were throttled, ns.
@@ -73,16 +81,13 @@ pub struct DeviceIo {
     pub operations: [u64; 2],
 }
 
-type Read<'r> = &'r dyn Fn(&str, &str) -> io::Result<Option<String>>;
+type Read<'r> = &'r dyn Fn(&'static str, &'static str) -> io::Result<Option<String>>;
 
 impl Cgroup {
     /// Reads everything; [`CgroupError::Gone`] when there is no such cgroup. Some thirty files.
-    pub fn account(&self) -> Result<Account, CgroupError> {
-        let stats = self.stats()?;
-        let read = |controller: &str, file: &str| match self.dir(controller) {
-            Some(dir) => stats::read(&dir, file),
-            None => Ok(None),
-        };
+    pub fn account(&self, files: &KeptFiles) -> Result<Account, CgroupError> {
+        let stats = self.stats(files)?;
+        let read = |controller, file| self.glance(files, (controller, file));
         let account = match self.layout() {
             Layout::V2 { .. } => v2(&read),
             Layout::V1 { .. } => v1(&read),
@@ -119,7 +124,11 @@ fn v1(read: Read<'_>) -> io::Result<Account> {
     let limit =
         |file| Ok::<_, io::Error>(Some(count("memory", file)?).filter(|n| *n < NO_LIMIT).unwrap_or(0));
     let (cpu, memory) = (text("cpu", "cpu.stat")?, text("memory", "memory.stat")?);
+    let times = text("cpuacct", "cpuacct.stat")?;
+    let ns = |key| value(&times, key) * (1_000_000_000 / USER_HZ);
     Ok(Account {
+        user_ns: ns("user"),
+        system_ns: ns("system"),
         periods: [value(&cpu, "nr_periods"), value(&cpu, "nr_throttled")],
         throttled_ns: value(&cpu, "throttled_time"),
         shares: count("cpu", "cpu.shares")?,
@@ -152,6 +161,8 @@ fn v2(read: Read<'_>) -> io::Result<Account> {
     let (quota, period) = max.trim().split_once(' ').unwrap_or_default();
     let faults = [value(&memory, "pgfault"), value(&memory, "pgmajfault")];
     Ok(Account {
+        user_ns: value(&cpu, "user_usec") * 1_000,
+        system_ns: value(&cpu, "system_usec") * 1_000,
         periods: [value(&cpu, "nr_periods"), value(&cpu, "nr_throttled")],
         throttled_ns: value(&cpu, "throttled_usec") * 1_000,
         shares: number(&text("cpu.weight")?).map_or(0, |w| 2 + w.saturating_sub(1) * 262_142 / 9_999),
@@ -252,6 +263,7 @@ mod tests {
         };
         let first = read(&[
             ("cpu.stat", "nr_periods 5\nnr_throttled 2\nthrottled_time 900\n"),
+            ("cpuacct.stat", "user 7\nsystem 4\n"),
             ("cpu.shares", "1024\n"),
             ("cpu.cfs_quota_us", "-1\n"),
             ("memory.limit_in_bytes", "9223372036854771712\n"),
@@ -261,9 +273,11 @@ mod tests {
         let account = v1(&first).unwrap();
         assert_eq!((account.periods, account.throttled_ns, account.shares), ([5, 2], 900, 1024));
         assert_eq!((account.quota_us, account.memory_limit, account.swap_limit), (None, 0, 67_108_864));
+        assert_eq!((account.user_ns, account.system_ns), (70_000_000, 40_000_000));
         assert_eq!(account.oom_kills, 3);
         let second = read(&[
             ("cpu.max", "20000 100000\n"),
+            ("cpu.stat", "usage_usec 3\nuser_usec 2\nsystem_usec 1\n"),
             ("cpu.weight", "39\n"),
             ("memory.max", "max\n"),
             ("memory.events", "low 0\nmax 4\noom_kill 1\n"),
@@ -271,6 +285,7 @@ mod tests {
         ]);
         let account = v2(&second).unwrap();
         assert_eq!((account.quota_us, account.period_us, account.shares), (Some(20_000), 100_000, 998));
+        assert_eq!((account.user_ns, account.system_ns), (2_000, 1_000));
         assert_eq!((account.memory_limit, account.limit_hits, account.oom_kills), (0, 4, 1));
         assert_eq!((account.cache, account.kernel, account.own_faults), (5, 6, [8, 0]));
     }

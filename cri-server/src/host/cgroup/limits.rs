@@ -7,6 +7,7 @@ use std::io;
 
 use super::plan::{Present, Step, Wanted};
 use super::{Cgroup, CgroupError, Layout, plan, stats, write};
+use crate::host::kept::KeptFiles;
 
 /// Why limits were not changed.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +82,7 @@ impl Cgroup {
         let Some(limit) = wanted.memory.and_then(|memory| memory.limit).filter(|limit| *limit > 0) else {
             return Ok(());
         };
-        let usage = self.stats()?.memory.unwrap_or_default().working_set;
+        let usage = self.stats(&KeptFiles::default())?.memory.unwrap_or_default().working_set;
         match usage > limit.unsigned_abs() {
             true => Err(LimitError::InUse { limit, usage }),
             false => Ok(()),
@@ -103,7 +104,7 @@ impl Cgroup {
         match write(&path, &step.value) {
             Ok(()) => Ok(Some(old)),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) && step.controller == "memory" => {
-                let usage = self.stats()?.memory.unwrap_or_default().usage;
+                let usage = self.stats(&KeptFiles::default())?.memory.unwrap_or_default().usage;
                 Err(LimitError::InUse { limit: step.value.parse().unwrap_or(0), usage })
             }
             Err(source) => Err(LimitError::Refused { field: step.field, value: step.value.clone(), source }),

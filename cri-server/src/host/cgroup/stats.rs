@@ -1,14 +1,13 @@
 //! Statistics of a cgroup, in the sense that cAdvisor gave the words of the CRI. Parsing is pure.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::time::Instant;
 
 use super::{Cgroup, CgroupError, Layout};
+use crate::host::kept::{self, KeptFiles, Key, Shown};
 
-const LIMIT: u64 = 64 << 10;
-/// Ticks of `cpuacct.stat` a second (USER_HZ, the same on all of Linux's common architectures).
-const USER_HZ: u64 = 100;
+const LIMIT: usize = 64 << 10;
 /// v1 writes no limit as the greatest multiple of a page; nobody has that much memory.
 const NO_LIMIT: u64 = 1 << 62;
 
@@ -32,10 +31,6 @@ pub struct Stats {
 pub struct Cpu {
     /// All of it, in ns.
     pub usage_ns: u64,
-    /// In user mode, in ns.
-    pub user_ns: u64,
-    /// In kernel mode, in ns.
-    pub system_ns: u64,
     /// Pressure; cgroup v2 only.
     pub psi: Option<Psi>,
 }
@@ -113,8 +108,6 @@ impl Stats {
         for part in parts {
             add(&mut sum.cpu, part.cpu, |sum, cpu| {
                 sum.usage_ns += cpu.usage_ns;
-                sum.user_ns += cpu.user_ns;
-                sum.system_ns += cpu.system_ns;
                 sum.psi = None;
             });
             add(&mut sum.memory, part.memory, |sum, memory| {
@@ -145,12 +138,10 @@ fn add<T>(sum: &mut Option<T>, part: Option<T>, merge: impl FnOnce(&mut T, T)) {
 }
 
 impl Cgroup {
-    /// Reads the statistics; [`CgroupError::Gone`] when there is no such cgroup.
-    pub fn stats(&self) -> Result<Stats, CgroupError> {
-        let read = |controller: &str, file: &str| match self.dir(controller) {
-            Some(dir) => read(&dir, file),
-            None => Ok(None),
-        };
+    /// Reads the statistics, from files that are kept for the next time; [`CgroupError::Gone`] when there is no such
+    /// cgroup.
+    pub fn stats(&self, files: &KeptFiles) -> Result<Stats, CgroupError> {
+        let read = |controller, file| self.look(files, (controller, file));
         let stats = match self.layout() {
             Layout::V2 { .. } => v2(|file| read("", file)),
             Layout::V1 { .. } => v1(read),
@@ -161,17 +152,37 @@ impl Cgroup {
         }
         Ok(stats)
     }
+
+    /// The content of a file that is kept for the next time.
+    fn look(&self, files: &KeptFiles, (controller, file): Key) -> io::Result<Option<String>> {
+        let open = || {
+            let dir = self.dir(controller).ok_or(io::ErrorKind::NotFound)?;
+            std::fs::File::open(dir.join(file))
+        };
+        content(files.read((controller, file), (Shown::Whole, LIMIT), open))
+    }
+
+    /// The content of a file, which is not kept if it is not so already.
+    pub(super) fn glance(&self, files: &KeptFiles, (controller, file): Key) -> io::Result<Option<String>> {
+        match self.dir(controller) {
+            _ if files.has((controller, file)) => self.look(files, (controller, file)),
+            Some(dir) => read(&dir, file),
+            None => Ok(None),
+        }
+    }
 }
 
 /// The content of a file; `None` when it, its cgroup or its feature is not there.
 pub(super) fn read(dir: &Path, file: &str) -> io::Result<Option<String>> {
-    let content = std::fs::File::open(dir.join(file)).and_then(|file| {
-        // Enough for any of these files: one read for the content and one for its end.
-        let mut bytes = Vec::with_capacity(8 << 10);
-        file.take(LIMIT).read_to_end(&mut bytes).map(|_| bytes)
-    });
-    match content {
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+    content(std::fs::File::open(dir.join(file)).and_then(|file| kept::read(&file, Shown::Whole, LIMIT)))
+}
+
+fn content(read: io::Result<Vec<u8>>) -> io::Result<Option<String>> {
+    match read {
+        Ok(bytes) => {
+            let text = String::from_utf8(bytes);
+            Ok(Some(text.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())))
+        }
         Err(error) => match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP) => Ok(None),
             _ => Err(error),
@@ -179,14 +190,13 @@ pub(super) fn read(dir: &Path, file: &str) -> io::Result<Option<String>> {
     }
 }
 
-fn v2(read: impl Fn(&str) -> io::Result<Option<String>>) -> io::Result<Stats> {
+fn v2(read: impl Fn(&'static str) -> io::Result<Option<String>>) -> io::Result<Stats> {
     let psi = |file| Ok::<_, io::Error>(read(file)?.map(|text| psi(&text)));
     let number = |file| Ok::<_, io::Error>(read(file)?.and_then(|text| number(&text)));
     let mut stats = Stats { pids: number("pids.current")?, io_psi: psi("io.pressure")?, ..Stats::default() };
     if let Some(text) = read("cpu.stat")? {
-        let ns = |key| value(&text, key) * 1_000;
-        let (usage_ns, user_ns, system_ns) = (ns("usage_usec"), ns("user_usec"), ns("system_usec"));
-        stats.cpu = Some(Cpu { usage_ns, user_ns, system_ns, psi: psi("cpu.pressure")? });
+        let usage_ns = value(&text, "usage_usec") * 1_000;
+        stats.cpu = Some(Cpu { usage_ns, psi: psi("cpu.pressure")? });
     }
     if let (Some(usage), Some(text)) = (number("memory.current")?, read("memory.stat")?) {
         let working_set = usage.saturating_sub(value(&text, "inactive_file"));
@@ -207,15 +217,11 @@ fn v2(read: impl Fn(&str) -> io::Result<Option<String>>) -> io::Result<Stats> {
     Ok(stats)
 }
 
-fn v1(read: impl Fn(&str, &str) -> io::Result<Option<String>>) -> io::Result<Stats> {
+fn v1(read: impl Fn(&'static str, &'static str) -> io::Result<Option<String>>) -> io::Result<Stats> {
     let number =
         |controller, file| Ok::<_, io::Error>(read(controller, file)?.and_then(|text| number(&text)));
     let mut stats = Stats { pids: number("pids", "pids.current")?, ..Stats::default() };
-    if let Some(usage_ns) = number("cpuacct", "cpuacct.usage")? {
-        let text = read("cpuacct", "cpuacct.stat")?.unwrap_or_default();
-        let ns = |key| value(&text, key) * (1_000_000_000 / USER_HZ);
-        stats.cpu = Some(Cpu { usage_ns, user_ns: ns("user"), system_ns: ns("system"), psi: None });
-    }
+    stats.cpu = number("cpuacct", "cpuacct.usage")?.map(|usage_ns| Cpu { usage_ns, psi: None });
     let usage = number("memory", "memory.usage_in_bytes")?;
     if let (Some(usage), Some(text)) = (usage, read("memory", "memory.stat")?) {
         let working_set = usage.saturating_sub(value(&text, "total_inactive_file"));
@@ -290,7 +296,7 @@ mod tests {
     fn statistics_of_version_2() {
         const MEMORY_STAT: &str =
             "anon 4096\nfile 8192\ninactive_anon 1\ninactive_file 3000\npgfault 12\npgmajfault 3\n";
-        const CPU_STAT: &str = "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\nnr_periods 0\n";
+        const CPU_STAT: &str = "usage_usec 1500\nuser_usec 1000\nnr_periods 0\n";
         const PRESSURE: &str = "\
 some avg10=1.50 avg60=0.25 avg300=0.01 total=77
 full avg10=0.00 avg60=0.00 avg300=0.00 total=5
@@ -309,12 +315,7 @@ full avg10=0.00 avg60=0.00 avg300=0.00 total=5
         let some = Stall { total_ns: 77_000, avg10: 1.5, avg60: 0.25, avg300: 0.01 };
         let full = Stall { total_ns: 5_000, ..Stall::default() };
         let expect = Stats {
-            cpu: Some(Cpu {
-                usage_ns: 1_500_000,
-                user_ns: 1_000_000,
-                system_ns: 500_000,
-                psi: Some(Psi { some, full }),
-            }),
+            cpu: Some(Cpu { usage_ns: 1_500_000, psi: Some(Psi { some, full }) }),
             memory: Some(Memory {
                 usage: 10_000,
                 working_set: 7_000,
@@ -339,12 +340,11 @@ rss 1\ninactive_file 1\nhierarchical_memory_limit 9223372036854771712\nhierarchi
 total_rss 5000\ntotal_swap 500\ntotal_inactive_file 20000\ntotal_pgfault 9\n";
         let read = files(&[
             ("cpuacct.usage", "123456789\n"),
-            ("cpuacct.stat", "user 7\nsystem 4\n"),
             ("memory.usage_in_bytes", "10000\n"),
             ("memory.stat", MEMORY_STAT),
             ("pids.current", "2\n"),
         ]);
-        let cpu = Cpu { usage_ns: 123_456_789, user_ns: 70_000_000, system_ns: 40_000_000, psi: None };
+        let cpu = Cpu { usage_ns: 123_456_789, psi: None };
         let memory = Memory { usage: 10_000, rss: 5_000, page_faults: 9, ..Memory::default() };
         let swap = Swap { usage: 500, available: None };
         let expect =

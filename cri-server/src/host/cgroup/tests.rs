@@ -3,6 +3,7 @@
 use std::process::{Child, Command};
 
 use super::*;
+use crate::host::kept::KeptFiles;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -86,7 +87,7 @@ fn everything_in_a_cgroup_is_killed_and_it_goes() {
     assert!(!own.cgroup.exists());
     own.cgroup.remove(PATIENCE).unwrap();
     own.cgroup.kill_all(PATIENCE).unwrap();
-    assert!(matches!(own.cgroup.stats(), Err(CgroupError::Gone(_))));
+    assert!(matches!(own.cgroup.stats(&KeptFiles::default()), Err(CgroupError::Gone(_))));
 }
 
 #[test]
@@ -106,12 +107,14 @@ fn a_cgroup_that_was_left_frozen_can_be_killed() {
 fn statistics_of_a_busy_process() {
     let Some(own) = Own::new("stats") else { return };
     let mut child = run_in(&own.cgroup, "exec sh -c 'while :; do :; done'");
+    let files = KeptFiles::default();
     until("its use is counted", || {
-        let stats = own.cgroup.stats().unwrap();
+        let stats = own.cgroup.stats(&files).unwrap();
         let (cpu, memory) = (stats.cpu.unwrap(), stats.memory.unwrap());
-        cpu.usage_ns > 20_000_000 && cpu.user_ns > 0 && memory.usage > 0 && memory.page_faults > 0
+        cpu.usage_ns > 20_000_000 && memory.usage > 0 && memory.page_faults > 0
     });
-    let stats = own.cgroup.stats().unwrap();
+    until("its kinds of time are counted", || own.cgroup.account(&files).unwrap().user_ns > 0);
+    let stats = own.cgroup.stats(&files).unwrap();
     let memory = stats.memory.unwrap();
     assert!(memory.working_set <= memory.usage, "{stats:?}");
     assert_eq!((stats.pids, memory.available), (Some(1), None));
@@ -119,6 +122,9 @@ fn statistics_of_a_busy_process() {
     assert_eq!(oom_kills(&std::fs::read_to_string(own.cgroup.oom_file().unwrap()).unwrap()), 0);
     child.kill().unwrap();
     child.wait().unwrap();
+    // What is kept of it is neither in its way nor taken for it.
+    own.cgroup.remove(PATIENCE).unwrap();
+    assert!(matches!(own.cgroup.stats(&files), Err(CgroupError::Gone(_))));
 }
 
 #[test]

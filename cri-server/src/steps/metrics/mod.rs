@@ -4,15 +4,17 @@
 mod sample;
 mod table;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use proto::cri::{ContainerMetrics, Metric, MetricDescriptor, PodSandboxMetrics, UInt64Value};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::host::cgroup::Layout;
-use crate::host::netns::{self, LinkStats};
+use crate::host::netns::LinkStats;
 use crate::spec::Availability;
+use crate::steps::stats;
 use crate::store;
 use crate::store::container::Container;
 use crate::store::sandbox::Sandbox;
@@ -36,22 +38,28 @@ pub fn descriptors(daemon: &Daemon) -> Vec<MetricDescriptor> {
 }
 
 /// The metrics of every ready pod and its containers. Blocks.
-pub fn all(daemon: &Daemon) -> Result<Vec<PodSandboxMetrics>, Error> {
+pub fn all(daemon: &Arc<Daemon>) -> Result<Vec<PodSandboxMetrics>, Error> {
     let mut sandboxes = daemon.sandboxes.all();
     sandboxes.retain(|sandbox| sandbox.state().is_ready());
-    let pins: Vec<PathBuf> = sandboxes.iter().filter_map(|sandbox| sandbox.fixed.pins.net.clone()).collect();
-    let mut links = netns::link_stats_of(pins).into_iter();
-    let pod = |sandbox: &std::sync::Arc<Sandbox>| {
-        let own = sandbox.fixed.pins.net.is_some();
-        let links = if own { links.next().and_then(Result::ok) } else { None };
-        pod_metrics(daemon, sandbox, links.unwrap_or_default())
-    };
-    sandboxes.iter().map(pod).collect()
+    let links = stats::links_of(&sandboxes);
+    let mut of_pods = stats::running_by_pod(daemon);
+    let node = sample::Node::look(daemon);
+    let mut looked_at = Vec::new();
+    let pods = sandboxes.iter().zip(links).map(|(sandbox, links)| {
+        let containers = of_pods.remove(sandbox.id()).unwrap_or_default();
+        let metrics = pod_metrics((daemon, &node), sandbox, &containers, links.unwrap_or_default());
+        looked_at.extend(containers);
+        metrics
+    });
+    let pods = pods.collect();
+    stats::walk_stale_layers(daemon, looked_at);
+    pods
 }
 
 fn pod_metrics(
-    daemon: &Daemon,
+    (daemon, node): (&Daemon, &sample::Node),
     sandbox: &Sandbox,
+    containers: &[Arc<Container>],
     links: Vec<LinkStats>,
 ) -> Result<PodSandboxMetrics, Error> {
     let metadata = sandbox.fixed.metadata();
@@ -65,19 +73,19 @@ fn pod_metrics(
     let now = store::now();
     let metrics = NETWORK.iter().flat_map(|family| read(family, &links, &labels, now)).collect();
     let mut container_metrics = Vec::new();
-    for container in daemon.containers_of(sandbox.id()) {
-        container_metrics.extend(metrics_of(daemon, &container, &labels)?);
+    for container in containers {
+        container_metrics.extend(metrics_of((daemon, node), container, &labels)?);
     }
     Ok(PodSandboxMetrics { pod_sandbox_id: sandbox.id().to_string(), metrics, container_metrics })
 }
 
 fn metrics_of(
-    daemon: &Daemon,
+    (daemon, node): (&Daemon, &sample::Node),
     container: &Container,
     pod: &Labels,
 ) -> Result<Option<ContainerMetrics>, Error> {
     let record = container.record();
-    let Some(sample) = Sample::take(daemon, container)? else { return Ok(None) };
+    let Some(sample) = Sample::take((daemon, node), container)? else { return Ok(None) };
     let labels = Labels {
         container: record.metadata().name,
         id: daemon.cgroup(&record.cgroups_path)?.path().to_string(),

@@ -7,8 +7,7 @@ use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::host::cgroup::{Account, CgroupError, Cpu, Memory};
 use crate::host::processes::{self, Holdings};
-use crate::host::usage;
-use crate::steps::stats::LAYER_ENTRIES;
+use crate::steps::stats;
 use crate::store;
 use crate::store::container::Container;
 
@@ -23,55 +22,67 @@ pub struct Sample {
     pub held: Holdings,
     /// Open files that its first process may have; 0 without a limit.
     pub open_files_limit: u64,
-    /// Bytes of its writable layer.
+    /// Bytes of its writable layer, 0 while they are not known.
     pub layer_bytes: u64,
-    /// Device of the file system that the layer is on.
-    pub device: String,
-    /// Bytes of that file system.
-    pub capacity: u64,
-    /// Its inodes: free, and all.
-    pub inodes: [u64; 2],
+    /// The file system that the layer is on.
+    pub file_system: Node,
     /// Now, seconds since the epoch.
     pub now_s: u64,
     /// When it was started, seconds since the epoch.
     pub started_s: u64,
 }
 
+/// What all containers of the node share: the file system of their layers.
+#[derive(Debug, Clone, Default)]
+pub struct Node {
+    /// Its device.
+    pub device: String,
+    /// Its bytes.
+    pub capacity: u64,
+    /// Its inodes: free, and all.
+    pub inodes: [u64; 2],
+}
+
+impl Node {
+    /// Looks; what cannot be read is 0.
+    pub fn look(daemon: &Daemon) -> Self {
+        let mut node = Self::default();
+        if let Ok(file_system) = rustix::fs::statvfs(daemon.paths.root()) {
+            node.capacity = file_system.f_blocks * file_system.f_frsize;
+            node.inodes = [file_system.f_ffree, file_system.f_files];
+        }
+        if let Ok(root) = std::fs::metadata(daemon.paths.root()) {
+            node.device = device_name((rustix::fs::major(root.dev()), rustix::fs::minor(root.dev())));
+        }
+        node
+    }
+}
+
 impl Sample {
     /// Looks at a container; `None` when it has no process. Blocks.
-    pub fn take(daemon: &Daemon, container: &Container) -> Result<Option<Self>, Error> {
+    pub fn take((daemon, node): (&Daemon, &Node), container: &Container) -> Result<Option<Self>, Error> {
         let record = container.record();
         let Some(pid) = record.state.pid() else { return Ok(None) };
         let cgroup = daemon.cgroup(&record.cgroups_path)?;
-        let account = match cgroup.account() {
+        let account = match cgroup.account(&container.files) {
             Ok(account) => account,
             Err(CgroupError::Gone(_)) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let layer = daemon.paths.container(&record.id).join("upper");
         let seconds = |ns: i64| u64::try_from(ns / NS).unwrap_or(0);
         let started_at = match record.state.started_at() {
             0 => record.created_at,
             started_at => started_at,
         };
-        let mut sample = Self {
+        Ok(Some(Self {
             account,
             held: processes::holdings(&cgroup.processes()),
             open_files_limit: processes::open_files_limit(pid).unwrap_or(0),
-            // A layer or a file system that cannot be read has no known numbers.
-            layer_bytes: usage::dir_usage(&layer, LAYER_ENTRIES).map_or(0, |usage| usage.bytes),
+            layer_bytes: stats::layer_of(daemon, container).map_or(0, |look| look.usage.bytes),
+            file_system: node.clone(),
             now_s: seconds(store::now()),
             started_s: seconds(started_at),
-            ..Self::default()
-        };
-        if let Ok(file_system) = rustix::fs::statvfs(daemon.paths.root()) {
-            sample.capacity = file_system.f_blocks * file_system.f_frsize;
-            sample.inodes = [file_system.f_ffree, file_system.f_files];
-        }
-        if let Ok(root) = std::fs::metadata(daemon.paths.root()) {
-            sample.device = device_name((rustix::fs::major(root.dev()), rustix::fs::minor(root.dev())));
-        }
-        Ok(Some(sample))
+        }))
     }
 
     /// Processor time.

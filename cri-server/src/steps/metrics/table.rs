@@ -88,7 +88,7 @@ fn per_device(sample: &Sample, count: fn(&DeviceIo) -> u64) -> Vec<Point> {
 }
 
 fn file_system(sample: &Sample, count: fn(&Sample) -> u64) -> Vec<Point> {
-    vec![(vec![sample.device.clone()], count(sample))]
+    vec![(vec![sample.file_system.device.clone()], count(sample))]
 }
 
 fn block_devices(sample: &Sample) -> Vec<Point> {
@@ -153,29 +153,29 @@ pub static CONTAINER: [Family<Sample>; 48] = [
         |s| one(s.account.throttled_ns / NS),
     ),
     family("container_cpu_system_seconds_total", "Processor time in kernel mode", Counter, |s| {
-        one(s.cpu().system_ns / NS)
+        one(s.account.system_ns / NS)
     }),
     family("container_cpu_usage_seconds_total", "Processor time", Counter, |s| one(s.cpu().usage_ns / NS)),
     family("container_cpu_user_seconds_total", "Processor time in user mode", Counter, |s| {
-        one(s.cpu().user_ns / NS)
+        one(s.account.user_ns / NS)
     }),
     family("container_file_descriptors", "Open file descriptors", Gauge, |s| one(s.held.descriptors)),
     labelled(
         DEVICE,
         family("container_fs_inodes_free", "Inodes that the file system has left", Gauge, |s| {
-            file_system(s, |s| s.inodes[0])
+            file_system(s, |s| s.file_system.inodes[0])
         }),
     ),
     labelled(
         DEVICE,
         family("container_fs_inodes_total", "Inodes of the file system", Gauge, |s| {
-            file_system(s, |s| s.inodes[1])
+            file_system(s, |s| s.file_system.inodes[1])
         }),
     ),
     labelled(
         DEVICE,
         family("container_fs_limit_bytes", "Bytes of the file system", Gauge, |s| {
-            file_system(s, |s| s.capacity)
+            file_system(s, |s| s.file_system.capacity)
         }),
     ),
     labelled(

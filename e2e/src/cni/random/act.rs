@@ -8,7 +8,7 @@ use proto::cni::{CniError, Verb};
 use serde_json::{Value, json};
 
 use super::Tally;
-use super::model::{Member, Model, Port};
+use super::model::{Half, Member, Model, Port};
 use crate::cni::host::Host;
 use crate::cni::plugins::Plugins;
 use crate::cni::runner::{Attached, Network, Pod, Target, attachment};
@@ -382,9 +382,7 @@ impl Act<'_> {
     /// Whether the pod is or was on the network, as far as anybody knows: no runtime adds it again before DEL.
     fn is_known(&self, network: usize, pod: &Pod) -> bool {
         let certain = |member: &Member| member.network == network && member.attached.pod == *pod;
-        let half = |half: &super::model::Half| {
-            half.network == network && half.attachment.container_id.as_str() == pod.id
-        };
+        let half = |half: &Half| half.network == network && half.attachment.container_id.as_str() == pod.id;
         self.model.certain().any(certain) || self.model.halves.iter().any(half)
     }
 
