@@ -15,10 +15,10 @@ one_by_one := -- --test-threads=1
 
 .PHONY: help
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: ## install what tests, demo and benchmarks run (Debian packages, crictl, critest, kubelet, runc, youki, cargo-deny)
+setup: ## install what tests, demo and benchmarks run (Debian packages, crictl, critest, kubelet, runc, youki, cnitool and more)
 	@e2e/scripts/setup.sh
 
 .PHONY: packages
@@ -42,16 +42,32 @@ test: export E2E_REQUIRE := 1
 test: setup build lint test-unit test-e2e ## every test: unit, kernel, end to end, conformance
 
 .PHONY: test-unit
-test-unit: setup ## unit, property, golden and kernel tests, and the style of the source
+test-unit: setup fuzz ## unit, property, golden and kernel tests, some seconds of fuzzing, and the style of the source
 	cargo test --workspace --exclude e2e
 	cargo test -p e2e --lib --test tidy
 
+# Each starts from nothing, so that a run leaves nothing in the tree but the input that broke it.
+FUZZ_SECONDS ?= 5
+fuzz_dir := cri-server/fuzz
+.PHONY: fuzz
+fuzz: packages ## FUZZ_SECONDS (5) of libFuzzer on each codec of what stream clients send
+	cd $(fuzz_dir) && cargo build --quiet --locked --target-dir $(target_dir)/fuzz
+	@mkdir -p $(fuzz_dir)/artifacts
+	@for codec in spdy headers websocket; do \
+	  log=$(target_dir)/fuzz/$$codec.log; \
+	  $(target_dir)/fuzz/*/debug/$$codec -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 \
+	    -artifact_prefix=$(fuzz_dir)/artifacts/$$codec- >"$$log" 2>&1 || { tail -n 40 "$$log"; exit 1; }; \
+	  echo "fuzz: $$codec: $$(sed -n 's/^stat::number_of_executed_units: *//p' "$$log") inputs, none broke it"; \
+	done
+
 .PHONY: test-e2e
 test-e2e: setup build ## the real binaries with real peers; leak diff after every case
-	$(e2e) --test harness --test image_cli --test crash --test kubelet $(one_by_one)
+	$(e2e) --test harness --test image_cli --test crash --test interruptions --test kubelet $(one_by_one)
+	$(e2e) --test cni_mixed --test cni_random --test cni_gc $(one_by_one)
 	for handler in crun runc youki; do \
 	  E2E_HANDLER=$$handler $(e2e) --test runtime --test namespaces --test userns --test bad_input --test crictl \
-	    --test restart --test streaming --test resources --test events --test kept --test volumes --test mounts $(one_by_one); \
+	    --test restart --test streaming --test resources --test events --test kept --test volumes --test mounts \
+	    --test devices --test seccomp $(one_by_one); \
 	done
 	$(e2e) --test critest $(one_by_one) --nocapture
 
@@ -65,13 +81,22 @@ test-guest: setup build ## node tests and critest in a virtual machine with cgro
 critest: setup build ## the CRI conformance suite with every runtime handler
 	$(e2e) --bins --test critest $(one_by_one) --nocapture
 
+.PHONY: cni-conformance
+cni-conformance: export E2E_REQUIRE := 1
+cni-conformance: setup build ## outside judges of the plugins: cnitool, podman, two CRI runtimes, others' tests; 10 000 random operations
+	@e2e/scripts/setup.sh cni
+	$(e2e) --bins --test cni_conformance $(one_by_one) --nocapture
+	E2E_CNI_OPS=$${E2E_CNI_OPS:-10000} $(e2e) --test cni_random $(one_by_one) --nocapture
+
 .PHONY: bench
 bench: packages build ## beside containerd in the same run: wall, CPU, memory
+	@e2e/scripts/setup.sh plugins
 	cargo build --release -q -p e2e --bins
 	$(target_dir)/release/bench
 
 .PHONY: bench-quick
 bench-quick: packages build ## the short form of bench
+	@e2e/scripts/setup.sh plugins
 	cargo build --release -q -p e2e --bins
 	$(target_dir)/release/bench --quick
 

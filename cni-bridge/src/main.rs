@@ -1,16 +1,20 @@
 //! One program, several plugins: the name it is called by says which.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use cni_bridge::{install, plugin};
+use cni_bridge::{install, plugin, repair};
 
 const USAGE: &str = "\
-CNI plugins of Berth: bridge, host-local, loopback, portmap.
+CNI plugins of Berth: bandwidth, bridge, firewall, host-local, ipvlan, loopback, macvlan, portmap, ptp, static, tuning,
+vlan.
 
-usage: bridge|host-local|loopback|portmap     as a link to this program: run that plugin
+usage: bridge, portmap, …                     as a link to this program: run that plugin
        cni-bridge PLUGIN                      run that plugin
        cni-bridge install DIR                 put this program and its links into DIR
+       cni-bridge repair RECORD…              make lost nf_tables rules of attachments again, from the records that
+                                              runtimes keep (/var/lib/cni/results, or single files of it), for those
+                                              plugins that CNI_PATH, or the program's directory, leads to this program
        cni-bridge --help | --version
 
 A plugin reads CNI_COMMAND and the other variables of the CNI specification, and its
@@ -35,13 +39,13 @@ fn main() -> ExitCode {
         }
         ["install", dir] => match install::install(Path::new(dir)) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                let reason =
-                    std::error::Error::source(&error).map(|why| format!(": {why}")).unwrap_or_default();
-                eprintln!("cni-bridge: {error}{reason}");
-                ExitCode::FAILURE
-            }
+            Err(error) => failed(&error),
         },
+        ["repair", records @ ..] if !records.is_empty() => {
+            let records: Vec<PathBuf> = records.iter().map(PathBuf::from).collect();
+            let failures = repair::repair(&records, &search_path());
+            failures.iter().fold(ExitCode::SUCCESS, |_, error| failed(error))
+        }
         [name] if plugin::named(name).is_some() => match plugin::named(name) {
             Some(plugin) => proto::cni::plugin::main(plugin),
             None => ExitCode::FAILURE,
@@ -51,4 +55,22 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// CNI_PATH, or else where this program is.
+fn search_path() -> Vec<PathBuf> {
+    let given = std::env::var("CNI_PATH").unwrap_or_default();
+    let given: Vec<PathBuf> = given.split(':').filter(|part| !part.is_empty()).map(PathBuf::from).collect();
+    if !given.is_empty() {
+        return given;
+    }
+    let own = std::env::current_exe().ok();
+    own.and_then(|program| Some(program.parent()?.to_owned())).into_iter().collect()
+}
+
+/// Says an error with its cause.
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    let reason = error.source().map(|why| format!(": {why}")).unwrap_or_default();
+    eprintln!("cni-bridge: {error}{reason}");
+    ExitCode::FAILURE
 }

@@ -35,15 +35,54 @@ impl Owner {
         &self.tag
     }
 
+    /// Network, container and interface.
+    pub fn parts(&self) -> (&str, &str, &str) {
+        let mut parts = self.tag.split('/');
+        let mut next = || parts.next().unwrap_or_default();
+        (next(), next(), next())
+    }
+
+    /// The owner that a tag names.
+    pub fn of_tag(tag: &str) -> Option<Self> {
+        let parts: Vec<&str> = tag.split('/').collect();
+        let whole = parts.len() == 3 && parts.iter().all(|part| !part.is_empty());
+        whole.then(|| Self { tag: tag.to_owned() })
+    }
+
+    /// The interface's name.
+    pub fn ifname(&self) -> &str {
+        self.parts().2
+    }
+
     /// The name of the host's end of the attachment's veth pair: found again without any record of it.
     pub fn host_link(&self) -> String {
-        const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-        const PRIME: u64 = 0x0000_0100_0000_01b3;
-        let hash = self.tag.bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
-        // The last bytes reach only the low bits: fold the high half over them.
-        let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        format!("veth{:011x}", mixed >> 20)
+        hashed_name("veth", &self.tag)
     }
+
+    /// The name that a link has in the attachment's namespace until it gets its own.
+    pub fn draft_link(&self) -> String {
+        hashed_name("temp", &self.tag)
+    }
+
+    /// The group of the host's end between its making and its tagging, the same for a whole network: an ADD that
+    /// was killed in between can be told by it.
+    pub fn draft_group(network: &str) -> u32 {
+        // Small numbers are what administrators use.
+        (hash(network) >> 33) as u32 | 0x4000_0000
+    }
+}
+
+/// A link's name that is the same for the same `text`, and different for others: `prefix`, of 4 bytes, and 11 digits.
+pub fn hashed_name(prefix: &str, text: &str) -> String {
+    format!("{prefix}{:011x}", hash(text) >> 20)
+}
+
+fn hash(text: &str) -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    let hash = text.bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
+    // The last bytes reach only the low bits: fold the high half over them.
+    (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl fmt::Display for Owner {
@@ -79,6 +118,7 @@ mod tests {
         let network = "n".parse().unwrap();
         let owner = Owner::new(&network, &attachment("c", "eth0")).unwrap();
         assert_eq!(owner.tag(), "n/c/eth0");
+        assert_eq!(owner.parts(), ("n", "c", "eth0"));
         assert_eq!(owner.host_link(), Owner::new(&network, &attachment("c", "eth0")).unwrap().host_link());
         assert_ne!(owner.host_link(), Owner::new(&network, &attachment("c", "eth1")).unwrap().host_link());
         assert_eq!(owner.host_link().len(), 15);

@@ -40,7 +40,13 @@ fn the_name_chooses_the_plugin() {
     check("host-local", &[], "host-local");
     check("cni-bridge", &["portmap"], "portmap");
     check("./cni-bridge", &["loopback"], "loopback");
-    let unknown = run("cni-bridge", &["macvlan"], &[], "");
+    check("firewall", &[], "firewall");
+    check("bandwidth", &[], "bandwidth");
+    check("tuning", &[], "tuning");
+    for name in ["macvlan", "ipvlan", "vlan", "ptp", "static"] {
+        check(name, &[], name);
+    }
+    let unknown = run("cni-bridge", &["nothing"], &[], "");
     assert_eq!(unknown.status.code(), Some(2));
     assert_eq!(run("cni-bridge", &[], &[], "").status.code(), Some(2));
     let help = run("cni-bridge", &["--help"], &[], "");
@@ -67,12 +73,51 @@ fn bad_input_is_an_error_object_on_standard_output() {
         |version: &str, rest: &str| format!(r#"{{"cniVersion":"{version}","name":"n","type":"x"{rest}}}"#);
     check("bridge", &ADD, "{", 6, "decoding network configuration");
     check("bridge", &ADD, r#"{"name":"../n","type":"x"}"#, 7, "invalid network name (name) \"../n\"");
-    check("bridge", &ADD, &conf("1.0.0", r#","vlan":3"#), 2, "vlan: 3 is not supported");
+    let iptables = conf("1.0.0", r#","ipMasqBackend":"iptables""#);
+    check("bridge", &ADD, &iptables, 2, "ipMasqBackend: \"iptables\" is not supported");
+    check(
+        "macvlan",
+        &ADD,
+        &conf("1.0.0", r#","mode":"x""#),
+        7,
+        "mode: \"x\" is not bridge, private, vepa or passthru",
+    );
+    check("macvlan", &ADD, &conf("1.0.0", ""), 8, "CNI_NETNS: network namespace /absent does not exist");
+    check(
+        "vlan",
+        &ADD,
+        &conf("1.0.0", r#","master":"e","vlanId":4095"#),
+        7,
+        "vlanId: 4095 is not in 1 to 4094",
+    );
+    check("ipvlan", &ADD, &conf("1.0.0", r#","mtu":"x""#), 6, "mtu: expected a whole number, found a string");
+    check("ptp", &ADD, &conf("1.0.0", ""), 7, "ipam: missing");
+    check("static", &ADD, &conf("1.0.0", r#","ipam":{"type":"static"}"#), 7, "ipam.addresses: missing");
     check("bridge", &ADD, &conf("1.0.0", ""), 8, "CNI_NETNS: network namespace /absent does not exist");
     check("loopback", &ADD, &conf("1.0.0", ""), 8, "CNI_NETNS: network namespace /absent does not exist");
     check("host-local", &ADD, &conf("1.0.0", ""), 7, "ipam: missing");
-    let chained = "prevResult: missing; portmap must be chained after another plugin";
-    check("portmap", &ADD, &conf("1.0.0", ""), 7, chained);
+    let chained = "prevResult: missing; x must be chained after another plugin";
+    for plugin in ["bandwidth", "firewall", "portmap", "tuning"] {
+        check(plugin, &ADD, &conf("1.0.0", ""), 7, chained);
+    }
+    check(
+        "tuning",
+        &ADD,
+        &conf("1.0.0", r#","sysctl":{"kernel.x":"1"}"#),
+        7,
+        "sysctl.kernel.x: is not below net",
+    );
+    check(
+        "firewall",
+        &ADD,
+        &conf("1.0.0", r#","backend":"firewalld""#),
+        2,
+        "backend: \"firewalld\" is not supported",
+    );
+    let shaped = r#","shapedSubnets":["10.0.0.0/8"]"#;
+    check("bandwidth", &ADD, &conf("1.0.0", shaped), 2, "shapedSubnets: [\"10.0.0.0/8\"] is not supported");
+    let condition = r#","conditionsV6":["-x"]"#;
+    check("portmap", &ADD, &conf("1.0.0", condition), 2, "conditionsV6[0]: \"-x\" is not supported");
     let old = "config version 1.0.0 does not allow STATUS; it needs 1.1.0 or newer";
     check("portmap", &[("CNI_COMMAND", "STATUS")], &conf("1.0.0", ""), 1, old);
     let mut evil = ADD;

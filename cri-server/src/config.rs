@@ -57,6 +57,8 @@ pub struct Config {
     pub monitor: PathBuf,
     /// Where network namespaces are pinned.
     pub netns_dir: PathBuf,
+    /// Where specification files of CDI devices are; a later directory has priority.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// `error`, `warn`, `info`, `debug` or `trace`, or a filter of `tracing`.
     pub log_level: String,
     /// Form of the daemon's own log.
@@ -191,6 +193,7 @@ impl Default for Config {
             socket_gid: None,
             monitor: "/usr/libexec/berth/cri-monitor".into(),
             netns_dir: "/var/run/netns".into(),
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             log_level: "info".into(),
             log_format: LogFormat::Text,
             cgroup: CgroupConfig::default(),
@@ -318,6 +321,7 @@ impl Config {
             ("cni.conf_dir".into(), &self.cni.conf_dir),
             ("cni.cache_dir".into(), &self.cni.cache_dir),
         ];
+        paths.extend(self.cdi_spec_dirs.iter().map(|path| ("cdi_spec_dirs".into(), path)));
         paths.extend(self.cni.bin_dirs.iter().map(|path| ("cni.bin_dirs".into(), path)));
         paths.extend(self.streaming.tls_cert.iter().map(|path| ("streaming.tls_cert".into(), path)));
         paths.extend(self.streaming.tls_key.iter().map(|path| ("streaming.tls_key".into(), path)));
@@ -345,6 +349,7 @@ mod tests {
         check("\n[cni]\nbin_dir = []", &["line 3", "bin_dir"]);
         check("root = 7", &["line 1", "root"]);
         check("root = \"x\"", &["`root`", "absolute"]);
+        check("cdi_spec_dirs = [\"/etc/cdi\", \"x\"]", &["`cdi_spec_dirs`", "absolute"]);
         check("[cgroup]\ndriver = \"both\"", &["driver", "cgroupfs", "systemd"]);
         check("[cgroup]\nparent = \"berth\"", &["cgroup.parent", "absolute"]);
         check("[cgroup]\nparent = \"/a.slice\"", &["cgroup.parent", "driver is cgroupfs"]);

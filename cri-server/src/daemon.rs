@@ -18,12 +18,14 @@ use crate::host::idmap::UserNamespace;
 use crate::host::node;
 use crate::host::oci::{self, OciRuntime};
 use crate::host::program::ProgramCopies;
+use crate::host::selinux;
 use crate::image::overlay::{Overlay, Owners};
 use crate::image::{self, HostConfig, ImageStore};
 use crate::model::id::{ContainerId, PodId};
 use crate::model::id_range::IdRange;
 use crate::operations::Operations;
 use crate::paths::Paths;
+use crate::spec::selinux::Contexts;
 use crate::spec::{Availability, HandlerFacts, NodeFacts};
 use crate::store;
 use crate::store::container::Container;
@@ -59,6 +61,10 @@ pub struct Daemon {
     pub cgroups: Arc<Layout>,
     /// What the specification must know about the node.
     pub node: NodeFacts,
+    /// What SELinux gives containers, where it is on.
+    pub selinux: Option<Contexts>,
+    /// Held while a pod's labels are chosen, until its record says which.
+    pub choosing_labels: tokio::sync::Mutex<()>,
     /// Copies of the OCI runtimes that run from memory.
     pub programs: ProgramCopies,
     /// What each handler's OCI runtime can do.
@@ -93,6 +99,8 @@ impl Daemon {
             images: ImageStore::open(paths.root(), image_config(&config))?,
             cni: Cni::new(cni_config(&config)),
             node: node::facts(&cgroups),
+            selinux: selinux::contexts(),
+            choosing_labels: tokio::sync::Mutex::default(),
             programs: ProgramCopies::default(),
             handlers: probe(&config),
             cgroups,
@@ -162,7 +170,7 @@ fn try_owners(layer: PathBuf, empty: &Path) -> std::io::Result<()> {
     let ids = IdRange { first: 65536, length: 65536 };
     let namespace = UserNamespace::new(ids)?;
     let owners = Some(Owners { namespace: &namespace, ids });
-    Overlay { layers: &[layer], empty, writable: None, owners }.probe()
+    Overlay { layers: &[layer], empty, writable: None, owners, label: None }.probe()
 }
 
 /// Asks all OCI runtimes at once what they can do: each question is a program's start.

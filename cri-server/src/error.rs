@@ -13,6 +13,7 @@ use crate::image::ImageError;
 use crate::model::container::Denied;
 use crate::monitor::protocol::FailureKind;
 use crate::spec::SpecError;
+use crate::spec::cdi::CdiError;
 use crate::store::record::RecordError;
 
 /// What can go wrong in an RPC.
@@ -240,12 +241,13 @@ fn cni_code(error: &CniError) -> Code {
         CniError::InvalidAttachment { .. } => Code::InvalidArgument,
         CniError::AlreadyAttached { .. } => Code::AlreadyExists,
         CniError::NotAttached(_) => Code::NotFound,
-        CniError::GcBusy => Code::Unavailable,
+        CniError::GcBusy | CniError::RepairBusy => Code::Unavailable,
         CniError::Record { source, .. } => io_code(source),
         CniError::Add { failures, .. }
         | CniError::Del { failures, .. }
         | CniError::Check { failures, .. }
-        | CniError::Gc { failures, .. } => {
+        | CniError::Gc { failures, .. }
+        | CniError::Repair(failures) => {
             failures.0.first().map_or(Code::Unknown, |first| plugin_code(&first.cause))
         }
     }
@@ -272,7 +274,7 @@ fn image_code(error: &ImageError) -> Code {
         ImageError::NotFound { .. } => Code::NotFound,
         ImageError::Unauthorized { .. } => Code::PermissionDenied,
         ImageError::InvalidReference { .. } | ImageError::InvalidConfig { .. } => Code::InvalidArgument,
-        ImageError::InvalidImage { .. } => Code::FailedPrecondition,
+        ImageError::InvalidImage { .. } | ImageError::NoCertificates { .. } => Code::FailedPrecondition,
         ImageError::Unavailable { .. } => Code::Unavailable,
         ImageError::DeadlineExceeded { .. } => Code::DeadlineExceeded,
         ImageError::Full { .. } => Code::ResourceExhausted,
@@ -320,7 +322,10 @@ fn spec_code(error: &SpecError) -> Code {
     match error {
         SpecError::InvalidArgument { .. } | SpecError::SeccompSyntax { .. } => Code::InvalidArgument,
         SpecError::Unsupported { .. } | SpecError::RroUnsupported { .. } => Code::FailedPrecondition,
-        SpecError::NotFound { .. } => Code::NotFound,
+        SpecError::NotFound { .. } | SpecError::Cdi(CdiError::Unknown { .. }) => Code::NotFound,
+        SpecError::Cdi(CdiError::Conflict { .. } | CdiError::Node { .. } | CdiError::OtherKind { .. }) => {
+            Code::FailedPrecondition
+        }
         SpecError::MissingFact { .. } => Code::Internal,
     }
 }

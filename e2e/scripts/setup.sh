@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Installs what the end-to-end tests, the demo and the benchmarks run: Debian packages, crictl, critest, a kubelet, runc,
-# youki and cargo-deny.
+# youki, cnitool, the reference CNI plugins and cargo-deny.
 # Safe to repeat: what is there already costs only a look. Needs root for the packages.
-#   setup.sh [packages|guest]    with `packages`, what the demo needs: no peers are built; with `guest`, what makes
-#                                and boots the virtual machine of `make test-guest`
+#   setup.sh [packages|guest|plugins|cni]
+#     packages   what the demo needs: no peers are built
+#     guest      what makes and boots the virtual machine of `make test-guest`
+#     plugins    the reference CNI plugins and cnitool, which `make bench` compares with; part of the whole
+#     cni        what `make cni-conformance` runs beside them: podman, and the tests of plugins and of podman's library
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -13,10 +16,12 @@ youki_version=0.7.0
 youki_features=seccomp,systemd,v1,v2
 deny_version=0.20.2
 packages=(
-  busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry gcc iproute2
+  busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry g++ gcc iproute2
   iptables iputils-ping libc6-dev libseccomp-dev make nftables pkg-config protobuf-compiler runc skopeo util-linux
 )
 guest_packages=(e2fsprogs mmdebstrap qemu-system-x86 util-linux)
+cni_packages=(conmon podman)
+cni_dir=$PWD/.cache/cni
 
 step() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -79,6 +84,51 @@ build_kubelet() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
+# cnitool and the reference plugins; their newest 1.9, whatever Debian has.
+build_plugins() {
+  local stamp=$cni_dir/.plugins wanted
+  wanted=$(cat e2e/go/cni/{go.mod,go.sum} | sha256sum)
+  if [ -x "$cni_dir/bin/cnitool" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    step "cnitool and reference plugins: present"
+    return
+  fi
+  command -v go >/dev/null || fail "needs Go 1.26 or newer in PATH to build cnitool and the reference plugins"
+  step "cnitool and reference plugins: building (half a minute)"
+  mkdir -p "$cni_dir/bin"
+  (cd e2e/go/cni && go build -trimpath -ldflags='-s -w' -o "$cni_dir/bin/" tool)
+  printf '%s\n' "$wanted" >"$stamp"
+}
+
+# The tests that come with the plugins and with podman's network library, as programs. A test finds its files below
+# the directory that it runs in.
+build_cni_tests() {
+  local stamp=$cni_dir/.tests wanted name source
+  local plugins=github.com/containernetworking/plugins
+  wanted=$(cat e2e/go/{cni,libnetwork}/{go.mod,go.sum} | sha256sum)
+  if [ -x "$cni_dir/tests/libnetwork.test" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    step "tests of plugins and of podman's library: present"
+    return
+  fi
+  step "tests of plugins and of podman's library: building (a minute)"
+  mkdir -p "$cni_dir/tests"
+  (
+    cd e2e/go/cni
+    go test -c -o "$cni_dir/tests/integration.test" $plugins/integration
+    for name in firewall portmap; do
+      go test -c -o "$cni_dir/tests/$name.test" "$plugins/plugins/meta/$name"
+    done
+    source=$(go list -m -f '{{.Dir}}' $plugins)
+    cp -r --no-preserve=mode "$source/integration/testdata" "$cni_dir/tests/"
+  )
+  (
+    cd e2e/go/libnetwork
+    go test -c -o "$cni_dir/tests/libnetwork.test" github.com/containers/common/libnetwork/cni
+    source=$(go list -m -f '{{.Dir}}' github.com/containers/common)
+    cp -r --no-preserve=mode "$source/libnetwork/cni/testfiles" "$cni_dir/tests/"
+  )
+  printf '%s\n' "$wanted" >"$stamp"
+}
+
 # Debian's is too old for user namespaces with mounts that were mapped for it.
 build_runc() {
   local stamp=$bin_dir/.runc
@@ -129,10 +179,17 @@ all)
   build_kubelet
   build_runc
   build_youki
+  build_plugins
   build_cargo_deny
   ;;
 packages) install_packages "${packages[@]}" ;;
 guest) install_packages "${guest_packages[@]}" ;;
+plugins) build_plugins ;;
+cni)
+  install_packages "${cni_packages[@]}"
+  build_plugins
+  build_cni_tests
+  ;;
 *) fail "unknown argument $1" ;;
 esac
 step "done"

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
+use crate::cni::Maker;
 use crate::cri;
 use crate::exec::Running;
 use crate::node::{Dirs, Node};
@@ -32,6 +33,8 @@ pub struct Setup {
     pub subnet: (u8, u8),
     /// Whether there is a CNI configuration.
     pub network: Network,
+    /// Whose CNI plugins containerd runs; cri-server always runs ours.
+    pub plugins: Maker,
 }
 
 /// Whether a node's pods can have a network.
@@ -49,7 +52,7 @@ impl Default for Setup {
         let containerd = std::env::var("E2E_RUNTIME").is_ok_and(|name| name == "containerd");
         let endpoint = if containerd { Endpoint::Containerd } else { Endpoint::Berth };
         let default_handler = std::env::var("E2E_HANDLER").unwrap_or_else(|_| "crun".to_owned());
-        Self { endpoint, default_handler, subnet: (88, 0), network: Network::Bridge }
+        Self { endpoint, default_handler, subnet: (88, 0), network: Network::Bridge, plugins: Maker::Debian }
     }
 }
 
@@ -94,7 +97,7 @@ impl Setup {
         }
         Ok(format!(
             "root = {root:?}\nstate = {state:?}\nsocket = {socket:?}\nmonitor = {monitor:?}\n\
-             netns_dir = {netns:?}\nlog_level = \"info\"\nlog_format = \"text\"\n\
+             netns_dir = {netns:?}\ncdi_spec_dirs = {cdi:?}\nlog_level = \"info\"\nlog_format = \"text\"\n\
              [cgroup]\ndriver = {driver:?}\nparent = {parent:?}\n\
              [runtime]\ndefault_handler = {handler:?}\n{handlers}\
              [cni]\nconf_dir = {conf:?}\nbin_dirs = [{bin:?}, \"/usr/lib/cni\"]\ncache_dir = {cache:?}\n\
@@ -108,6 +111,7 @@ impl Setup {
             socket = text(&dirs.socket()),
             monitor = text(&paths::binary("cri-monitor")?),
             netns = text(&dirs.netns()),
+            cdi = dirs.cdi(),
             driver = if cgroup::is_systemd() { "systemd" } else { "cgroupfs" },
             parent = cgroup::in_parent(&dirs.id(), ""),
             handler = self.default_handler,
@@ -132,7 +136,7 @@ impl Setup {
              [grpc]\naddress = {socket:?}\n\
              [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"registry.k8s.io/pause:3.6\"\n\
              restrict_oom_score_adj = true\nnetns_mounts_under_state_dir = true\n\
-             [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"/usr/lib/cni\"\nconf_dir = {conf:?}\n\
+             [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = {bin:?}\nconf_dir = {conf:?}\n\
              [plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = {hosts:?}\n\
              [plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"overlayfs\"\n\
              default_runtime_name = {handler:?}\n{runtimes}",
@@ -141,6 +145,11 @@ impl Setup {
             socket = text(&dirs.socket()),
             conf = text(&dirs.cni().join("net.d")),
             hosts = text(&dirs.top().join("hosts")),
+            bin = match self.plugins {
+                Maker::Ours => text(&dirs.cni().join("bin")),
+                Maker::Reference => text(&paths::cache().join("cni/bin")),
+                Maker::Debian => "/usr/lib/cni".to_owned(),
+            },
             handler = self.default_handler,
         ))
     }

@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 
 use anyhow::{Context, Result};
 use futures_util::stream;
@@ -30,6 +32,8 @@ pub enum Fault {
     WrongConfig,
     /// The layer's body ends early.
     Truncated,
+    /// The layer's body stops in the middle, and the connection stays.
+    Stalled,
     /// The layer's body never ends.
     Endless,
     /// The manifest never ends.
@@ -43,10 +47,10 @@ pub enum Fault {
 }
 
 /// A lying registry; it serves until the runtime that it was started on ends.
-#[derive(Debug)]
 pub struct Faulty {
     /// Port on the node's loopback.
     pub port: u16,
+    served: Arc<Served>,
 }
 
 struct Served {
@@ -55,6 +59,8 @@ struct Served {
     media_type: String,
     config: Vec<u8>,
     layer: Vec<u8>,
+    /// How often the layer was asked for, where it stalls.
+    asked: AtomicUsize,
 }
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -78,7 +84,9 @@ impl Faulty {
             manifest: manifest.bytes,
             config: image.configuration()?,
             layer: blob,
+            asked: AtomicUsize::new(0),
         });
+        let registry = Self { port, served: Arc::clone(&served) };
         let listener = tokio::net::TcpListener::from_std(listener)?;
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -91,7 +99,13 @@ impl Faulty {
                 tokio::spawn(serve.serve_connection(TokioIo::new(stream), answer));
             }
         });
-        Ok(Self { port })
+        Ok(registry)
+    }
+
+    /// How often a layer was asked for that stalls.
+    #[must_use]
+    pub fn layers_asked(&self) -> usize {
+        self.served.asked.load(Ordering::Relaxed)
     }
 
     /// A reference to the image behind the fault.
@@ -140,6 +154,10 @@ impl Served {
             Fault::WrongConfig if config => whole(changed(bytes)),
             Fault::Garbage if manifest => whole(b"<html>".to_vec()),
             Fault::Truncated if !manifest && !config => whole(bytes[..bytes.len() / 2].to_vec()),
+            Fault::Stalled if !manifest && !config => {
+                self.asked.fetch_add(1, Ordering::Relaxed);
+                stalled(bytes)
+            }
             Fault::Endless if !manifest && !config => endless(),
             Fault::EndlessManifest if manifest => endless(),
             _ => whole(bytes.clone()),
@@ -153,6 +171,15 @@ fn changed(bytes: &[u8]) -> Vec<u8> {
 
 fn whole(bytes: Vec<u8>) -> Body {
     http_body_util::Full::new(Bytes::from(bytes)).boxed()
+}
+
+fn stalled(bytes: &[u8]) -> Body {
+    let half = Frame::data(Bytes::copy_from_slice(&bytes[..bytes.len() / 2]));
+    let mut half = Some(Ok(half));
+    StreamBody::new(stream::poll_fn(move |_| {
+        half.take().map_or(Poll::Pending, |half| Poll::Ready(Some(half)))
+    }))
+    .boxed()
 }
 
 fn endless() -> Body {

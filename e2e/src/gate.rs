@@ -7,7 +7,18 @@ use crate::paths;
 /// `E2E_REQUIRE=1`.
 #[must_use]
 pub fn open(test: &str) -> bool {
-    let missing = missing();
+    judge(test, missing())
+}
+
+/// As [`open`], for a test that runs these tools of the machine and no container.
+#[must_use]
+pub fn open_for(test: &str, tools: &[&str]) -> bool {
+    let root = (!rustix::process::geteuid().is_root()).then(|| "root".to_owned());
+    let absent = tools.iter().filter(|tool| paths::in_path(tool).is_none()).map(|tool| (*tool).to_owned());
+    judge(test, root.into_iter().chain(absent).collect())
+}
+
+fn judge(test: &str, missing: Vec<String>) -> bool {
     if missing.is_empty() {
         return true;
     }

@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use crate::cgroup::{hierarchies, parent, units};
 use crate::daemon::Endpoint;
+use crate::exec::Program;
 use crate::node::Node;
+use crate::paths;
 
 /// Threads of the daemon come and go with load; more than this over the first count is a leak.
 const THREAD_SLACK: usize = 16;
@@ -31,9 +33,10 @@ impl Snapshot {
         let daemon = node.daemon_pid().filter(|_| node.setup().endpoint == Endpoint::Berth);
         let mut snapshot = Self { daemon, ..Self::default() };
         snapshot.add("mount", mounts(node.holder_pid())?);
-        snapshot.add("link", links(node)?);
-        snapshot.add("route", routes(node)?);
-        snapshot.add("nft", nft(node)?);
+        let start = |name: &str| node.program(name);
+        snapshot.add("link", links(&start)?);
+        snapshot.add("route", routes(&start)?);
+        snapshot.add("nft", nft(&start)?);
         snapshot.add("cgroup", cgroups(&node.dirs().id())?);
         snapshot.add("unit", units(&node.dirs().id())?);
         let own = node.own_pids();
@@ -44,6 +47,20 @@ impl Snapshot {
             snapshot.add("fd", fds(pid)?);
             snapshot.threads = std::fs::read_dir(format!("/proc/{pid}/task"))?.count();
         }
+        Ok(snapshot)
+    }
+
+    /// Looks at the network of the calling thread's namespaces, and at the files below `tops`, where `number` stands
+    /// for any.
+    pub fn of_network(tops: &[PathBuf], number: &str) -> Result<Self> {
+        let start = |name: &str| Program::new(paths::in_path(name).unwrap_or_else(|| name.into()));
+        let mut snapshot = Self::default();
+        snapshot.add("link", links(&start)?);
+        snapshot.add("address", addresses(&start)?);
+        snapshot.add("route", routes(&start)?);
+        snapshot.add("queue", queues(&start)?);
+        snapshot.add("nft", nft(&start)?);
+        snapshot.add("file", files_below(tops).iter().map(|path| path.replace(number, "N")).collect());
         Ok(snapshot)
     }
 
@@ -113,19 +130,47 @@ fn mount_line(line: &str) -> Option<String> {
     Some(format!("{point} ({} of {})", right.next()?, right.next()?))
 }
 
-fn links(node: &Node) -> Result<Vec<String>> {
-    let links: Vec<Value> = serde_json::from_str(&node.program("ip").args(["-j", "link", "show"]).ok()?)?;
+/// How a program of the machine is started where it is to look.
+type Start<'a> = &'a dyn Fn(&str) -> Program;
+
+fn links(start: Start<'_>) -> Result<Vec<String>> {
+    let links: Vec<Value> = serde_json::from_str(&start("ip").args(["-j", "link", "show"]).ok()?)?;
     Ok(links
         .iter()
         .map(|link| format!("{} master {}", text(&link["ifname"]), text(&link["master"])))
         .collect())
 }
 
+/// Addresses of links, without the link-local ones that come and go with a carrier.
+fn addresses(start: Start<'_>) -> Result<Vec<String>> {
+    let links: Vec<Value> = serde_json::from_str(&start("ip").args(["-j", "address", "show"]).ok()?)?;
+    let mut found = Vec::new();
+    for link in &links {
+        let all = link["addr_info"].as_array().into_iter().flatten();
+        for address in all.filter(|address| address["scope"] != "link") {
+            found.push(format!(
+                "{}/{} on {}",
+                text(&address["local"]),
+                address["prefixlen"],
+                text(&link["ifname"])
+            ));
+        }
+    }
+    Ok(found)
+}
+
+/// Queueing disciplines of links that somebody has chosen.
+fn queues(start: Start<'_>) -> Result<Vec<String>> {
+    let queues: Vec<Value> = serde_json::from_str(&start("tc").args(["-j", "qdisc", "show"]).ok()?)?;
+    let chosen = queues.iter().filter(|queue| text(&queue["handle"]) != "0:");
+    Ok(chosen.map(|queue| format!("{} of {}", text(&queue["kind"]), text(&queue["dev"]))).collect())
+}
+
 /// Routes of all tables, without the link-local ones that come and go with a carrier.
-fn routes(node: &Node) -> Result<Vec<String>> {
+fn routes(start: Start<'_>) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for family in ["-4", "-6"] {
-        let show = node.program("ip").args(["-j", family, "route", "show", "table", "all"]).ok()?;
+        let show = start("ip").args(["-j", family, "route", "show", "table", "all"]).ok()?;
         let routes: Vec<Value> =
             if show.trim().is_empty() { Vec::new() } else { serde_json::from_str(&show)? };
         for route in &routes {
@@ -141,8 +186,8 @@ fn routes(node: &Node) -> Result<Vec<String>> {
 }
 
 /// Tables, chains, rules, sets and their elements, without handles and counters.
-fn nft(node: &Node) -> Result<Vec<String>> {
-    let listing: Value = serde_json::from_str(&node.program("nft").args(["-j", "list", "ruleset"]).ok()?)?;
+fn nft(start: Start<'_>) -> Result<Vec<String>> {
+    let listing: Value = serde_json::from_str(&start("nft").args(["-j", "list", "ruleset"]).ok()?)?;
     let objects = listing["nftables"].as_array().cloned().unwrap_or_default();
     Ok(objects
         .into_iter()
@@ -197,14 +242,18 @@ fn files(node: &Node) -> Result<Vec<String>> {
     if node.setup().endpoint == Endpoint::Berth {
         tops.extend([dirs.root(), dirs.state()]);
     }
+    Ok(files_below(&tops))
+}
+
+fn files_below(tops: &[PathBuf]) -> Vec<String> {
     let mut found = Vec::new();
     for top in tops {
-        walk(&top, &mut |path| {
+        walk(top, &mut |path| {
             found.push(path.display().to_string());
             !is_layer(path)
         });
     }
-    Ok(found)
+    found
 }
 
 fn is_layer(path: &Path) -> bool {

@@ -7,9 +7,11 @@
 pub mod bench;
 pub mod case;
 pub mod cgroup;
+pub mod cni;
 pub mod cri;
 pub mod critest;
 pub mod daemon;
+pub mod dice;
 pub mod exec;
 pub mod faulty;
 pub mod gate;

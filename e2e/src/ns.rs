@@ -30,13 +30,20 @@ pub fn make(hostname: &str) -> Result<()> {
     let recursive = MountPropagationFlags::REC;
     mount_change("/", MountPropagationFlags::PRIVATE | recursive).context("make / private")?;
     mount_change("/", MountPropagationFlags::SHARED | recursive).context("make / shared")?;
-    let unified = Path::new("/sys/fs/cgroup/unified");
-    if unified.join("cgroup.procs").exists() {
-        rustix::mount::unmount(unified, UnmountFlags::DETACH).context("unmount the hybrid cgroup2")?;
-    }
+    without_unified_cgroup()?;
     rustix::system::sethostname(hostname.as_bytes()).context("set the host name")?;
     Program::new("ip").args(["link", "set", "lo", "up"]).ok()?;
     Ok(())
+}
+
+/// Takes the hybrid cgroup2 mount out of the calling thread's mount namespace: crun takes no mixed hierarchy.
+#[allow(clippy::disallowed_methods, reason = "what a node's namespaces have is decided here")]
+pub fn without_unified_cgroup() -> Result<()> {
+    let unified = Path::new("/sys/fs/cgroup/unified");
+    if !unified.join("cgroup.procs").exists() {
+        return Ok(());
+    }
+    rustix::mount::unmount(unified, UnmountFlags::DETACH).context("unmount the hybrid cgroup2")
 }
 
 /// Moves the calling process, which must have one thread, into the namespaces of `holder`.
@@ -84,6 +91,60 @@ pub fn apart<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static
 pub fn renew_network() -> Result<()> {
     // SAFETY: only the calling thread's network namespace changes; descriptors stay as they are.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.context("unshare the network namespace")
+}
+
+/// Puts an empty tmpfs over a directory of the calling thread's mount namespace.
+#[allow(clippy::disallowed_methods, reason = "the mounts of a host that is apart are made here")]
+pub fn cover(dir: &Path) -> Result<()> {
+    let mode = Some(c"mode=0755");
+    rustix::mount::mount("tmpfs", dir, "tmpfs", rustix::mount::MountFlags::empty(), mode)
+        .with_context(|| format!("mount a tmpfs on {}", dir.display()))
+}
+
+/// Shows `source` at `target` too, in the calling thread's mount namespace.
+pub fn bind(source: &Path, target: &Path) -> Result<()> {
+    rustix::mount::mount_bind(source, target)
+        .with_context(|| format!("bind {} to {}", source.display(), target.display()))
+}
+
+/// Makes a network namespace that lives as long as it is pinned to `path`, a file that is made.
+pub fn pin_network(path: &Path) -> Result<()> {
+    File::create(path).with_context(|| format!("make {}", path.display()))?;
+    std::thread::scope(|scope| {
+        let pinning = scope.spawn(|| {
+            renew_network()?;
+            bind(Path::new("/proc/thread-self/ns/net"), path)
+        });
+        pinning.join().map_err(|_| anyhow::anyhow!("the thread in the new network namespace panicked"))?
+    })
+}
+
+/// Undoes [`pin_network`], and what it was undone by already.
+#[allow(clippy::disallowed_methods, reason = "undoes the pin that was made here")]
+pub fn unpin_network(path: &Path) -> Result<()> {
+    match rustix::mount::unmount(path, UnmountFlags::DETACH) {
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+        Err(errno) => return Err(errno).with_context(|| format!("unmount {}", path.display())),
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Runs `job` on a thread inside the network namespace that is pinned to `path`. Sockets that it makes stay there.
+pub fn in_network_at<T: Send>(path: &Path, job: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                .context("enter the network namespace")?;
+            job()
+        });
+        thread.join().map_err(|_| anyhow::anyhow!("the thread inside the network namespace panicked"))?
+    })
 }
 
 /// Asks the kernel for `signal` when the parent ends.

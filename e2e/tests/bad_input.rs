@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::case::Case;
-use e2e::cri::container;
+use e2e::cri::{container, security};
 use e2e::daemon::{Daemon, Endpoint, Network, Setup};
 use e2e::faulty::{Fault, Faulty};
 use e2e::gate;
@@ -63,6 +63,11 @@ async fn incomplete_requests_name_what_is_missing() -> Result<()> {
     pod.metadata = None;
     check("no metadata", cri.run_pod(&pod).await, Code::InvalidArgument, "metadata")?;
     let request = api::RunPodSandboxRequest { config: Some(cri.pod("h")), runtime_handler: "no-such".into() };
+    let mut pod = cri.pod("labelled");
+    let label = api::SeLinuxOption { level: "s0:no-category".into(), ..Default::default() };
+    let context = pod.linux.get_or_insert_default().security_context.get_or_insert_default();
+    context.selinux_options = Some(label);
+    check("pod's label", cri.run_pod(&pod).await, Code::InvalidArgument, "selinux_options.level")?;
     check("handler", runtime.run_pod_sandbox(request).await, Code::InvalidArgument, "no-such")?;
 
     let pod = cri.pod("complete");
@@ -79,10 +84,25 @@ async fn incomplete_requests_name_what_is_missing() -> Result<()> {
     check("no image", cri.create(&pod_id, &imageless, &pod).await, Code::InvalidArgument, "image")?;
     let escaping = without(|config| config.log_path = "../../escaped.log".into());
     check("log path", cri.create(&pod_id, &escaping, &pod).await, Code::InvalidArgument, "log_path")?;
+    let labelled = without(|config| {
+        security(config).selinux_options =
+            Some(api::SeLinuxOption { r#type: "a:b".into(), ..Default::default() })
+    });
+    let refused = cri.create(&pod_id, &labelled, &pod).await;
+    check("label", refused, Code::InvalidArgument, "selinux_options.type")?;
     let absent = container("c", "registry.k8s.io/not/pulled:1", &["true"]);
     check("not pulled", cri.create(&pod_id, &absent, &pod).await, Code::NotFound, "not/pulled")?;
     let id = cri.launch(&pod_id, &container("c", BUSYBOX, &["sleep", "100"]), &pod).await?;
     check("no command", cri.exec(&id, &[], 1).await, Code::InvalidArgument, "cmd")?;
+    let created = cri.create(&pod_id, &container("created", BUSYBOX, &["true"]), &pod).await?;
+    cri.stop(&id, 0).await?;
+    for (id, word) in [(&created, "created"), (&id, "exited")] {
+        let what = format!("exec in what is {word}");
+        check(&what, cri.exec(id, &["true"], 1).await, Code::FailedPrecondition, word)?;
+        let attach = api::AttachRequest { container_id: id.clone(), stdout: true, ..Default::default() };
+        let answer = cri.runtime.clone().attach(attach).await;
+        check(&format!("attach to what is {word}"), answer, Code::FailedPrecondition, word)?;
+    }
     cri.end_pod(&pod_id).await?;
     case.close()
 }

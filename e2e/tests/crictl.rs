@@ -31,11 +31,11 @@ impl Crictl<'_> {
         serde_json::from_str(&self.run(line)?).with_context(|| format!("output of crictl {line}"))
     }
 
-    /// `crictl logs -f` in the background; what it prints goes to a file.
-    fn follow(&self, id: &str) -> Result<e2e::exec::Running> {
+    /// A command that goes on, in the background; what it prints goes to a file.
+    fn follow(&self, line: &str) -> Result<e2e::exec::Running> {
         let endpoint = format!("unix://{}", self.node.dirs().socket().display());
-        let program = self.node.program(&self.path).args(["--runtime-endpoint", &endpoint, "logs", "-f", id]);
-        program.start(&self.log)
+        let program = self.node.program(&self.path).args(["--runtime-endpoint", &endpoint]);
+        program.args(line.split(' ')).start(&self.log)
     }
 }
 
@@ -119,7 +119,7 @@ fn running(crictl: &Crictl, pod_id: &str, id: &str) -> Result<()> {
     let exec = crictl.run(&format!("exec -s {id} cat /proc/self/status"))?;
     ensure!(exec.contains("Name:\tcat"), "{exec}");
 
-    let follower = crictl.follow(id)?;
+    let follower = crictl.follow(&format!("logs -f {id}"))?;
     wait::until("lines from logs -f", Duration::from_secs(20), || {
         let text = std::fs::read_to_string(&crictl.log)?;
         ensure!(text.lines().filter(|line| line.starts_with("line ")).count() > 20, "{text}");
@@ -177,5 +177,42 @@ async fn crictl_updates_and_measures() -> Result<()> {
     crictl.run("update-runtime-config --pod-cidr 10.244.7.0/24")?;
     ensure!(crictl.json("info")?["config"]["podCIDR"] == "10.244.7.0/24");
     case.cri.end_pod(&pod_id).await?;
+    case.close()
+}
+
+/// `crictl events`, from the first pod on that it was there for.
+#[tokio::test(flavor = "multi_thread")]
+async fn crictl_tells_events() -> Result<()> {
+    let Some(case) = Case::open("crictl_tells_events", Setup::default()).await? else { return Ok(()) };
+    let log = case.node.dirs().top().join("events.log");
+    let crictl = Crictl { node: &case.node, path: paths::peer("crictl")?, log };
+    let listener = crictl.follow("events")?;
+    let told = |kind: &str, id: &str| -> Result<bool> {
+        let text = std::fs::read_to_string(&crictl.log)?;
+        // Warnings come first.
+        let text = &text[text.find('{').unwrap_or(text.len())..];
+        let mut events = serde_json::Deserializer::from_str(text).into_iter::<Value>().map_while(Result::ok);
+        Ok(events.any(|event| event["containerEventType"] == kind && event["containerId"] == id))
+    };
+    // Whether it listens yet nobody can ask: it does when it tells of a pod.
+    wait::until_async("the first event", Duration::from_secs(30), || async {
+        let pod_id = case.cri.run_pod(&case.cri.pod("first")).await?;
+        case.cri.end_pod(&pod_id).await?;
+        ensure!(told("CONTAINER_DELETED_EVENT", &pod_id)?, "it does not listen yet");
+        Ok(())
+    })
+    .await?;
+    let (pod_id, id) = case.sleeper(&case.cri.pod("told")).await?;
+    case.cri.stop(&id, 0).await?;
+    case.cri.remove(&id).await?;
+    case.cri.end_pod(&pod_id).await?;
+    for kind in ["CREATED", "STARTED", "STOPPED", "DELETED"] {
+        let kind = format!("CONTAINER_{kind}_EVENT");
+        wait::until(&kind, Duration::from_secs(20), || {
+            ensure!(told(&kind, &id)?, "{}", std::fs::read_to_string(&crictl.log)?);
+            Ok(())
+        })?;
+    }
+    drop(listener);
     case.close()
 }

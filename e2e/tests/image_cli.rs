@@ -2,11 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::case::Case;
-use e2e::cri::container;
+use e2e::cri::{container, refused};
 use e2e::daemon::{Endpoint, Setup};
-use e2e::image::set::PAUSE;
-use e2e::paths;
+use e2e::image::set::{BUSYBOX, PAUSE};
+use e2e::node::Node;
+use e2e::{gate, paths};
 use serde_json::Value;
+use tonic::Code;
 
 /// Runs `cri-server image …` on the node; what it prints.
 fn image(case: &Case, line: &[&str]) -> Result<String> {
@@ -75,4 +77,28 @@ async fn what_is_no_archive_is_refused() -> Result<()> {
     ensure!(format!("{error:#}").contains("image"), "{error:#}");
     std::fs::remove_file(file)?;
     case.close()
+}
+
+/// A node without certificates of authorities pulls where none are needed, and says what it lacks elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_encrypted_registries_need_certificates() -> Result<()> {
+    if !gate::open("only_encrypted_registries_need_certificates") {
+        return Ok(());
+    }
+    let mut node = Node::bare(Setup::of(Endpoint::Berth))?;
+    node.write_config()?;
+    for directory in ["/etc/ssl", "/usr/lib/ssl"] {
+        node.program("mount").args(["-t", "tmpfs", "none", directory]).silent()?;
+    }
+    node.start_daemon()?;
+    let cri = node.cri().await?;
+    cri.pull(BUSYBOX).await?;
+    refused(
+        "an encrypted registry",
+        cri.pull("127.0.0.1:443/x:1").await,
+        Code::FailedPrecondition,
+        "certificates",
+    )?;
+    node.end();
+    Ok(())
 }

@@ -1,12 +1,18 @@
 //! What a kubelet asks for again and again, answered from what is kept open or encoded: it is never old, and never in
 //! the way of an end.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use e2e::case::Case;
 use e2e::cri::{Cri, container};
-use e2e::daemon::Setup;
-use e2e::image::set::BUSYBOX;
+use e2e::daemon::{Endpoint, Setup};
+use e2e::image::set::{BUSYBOX, WRITER};
+use e2e::wait;
 use proto::cri::{self as api, ContainerState, PodSandboxState};
+use tonic::Code;
+
+const EXIT: Duration = Duration::from_secs(30);
 
 /// The pod's statistics, as they are listed.
 async fn of_pod(cri: &Cri, id: &str) -> Result<Option<api::PodSandboxStats>> {
@@ -126,4 +132,47 @@ async fn expect(case: &Case, state: Option<ContainerState>, pod: PodSandboxState
         ensure!(message.context("no message")?.pod_sandboxes == pods, "{pods:?}");
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_of_one_pod_and_of_all_images_is_told() -> Result<()> {
+    let test = "usage_of_one_pod_and_of_all_images_is_told";
+    let Some(case) = Case::open(test, Setup::of(Endpoint::Berth)).await? else { return Ok(()) };
+    let cri = &case.cri;
+    let (pod_id, id) = case.sleeper(&cri.pod("usage")).await?;
+    let stats = async |pod_sandbox_id: &str| {
+        let request = api::PodSandboxStatsRequest { pod_sandbox_id: pod_sandbox_id.to_owned() };
+        cri.runtime.clone().pod_sandbox_stats(request).await.map(|answer| answer.into_inner().stats)
+    };
+    let pod = stats(&pod_id).await?.context("no statistics")?;
+    ensure!(pod.attributes.as_ref().is_some_and(|attributes| attributes.id == pod_id), "{pod:?}");
+    let linux = pod.linux.context("none of Linux")?;
+    let memory = linux.memory.as_ref().and_then(|memory| memory.working_set_bytes);
+    ensure!(memory.is_some_and(|bytes| bytes.value > 0), "{linux:?}");
+    ensure!(linux.containers.len() == 1, "{:?}", linux.containers);
+    ensure!(linux.containers[0].attributes.as_ref().is_some_and(|one| one.id == id), "{linux:?}");
+    let unknown = stats("nobody").await.err().map(|status| status.code());
+    ensure!(unknown == Some(Code::NotFound), "{unknown:?}");
+    cri.end_pod(&pod_id).await?;
+
+    let used = async || -> Result<u64> {
+        let answer = cri.images.clone().image_fs_info(api::ImageFsInfoRequest {}).await?.into_inner();
+        let usage = answer.image_filesystems.first().context("no file system")?;
+        let mountpoint = usage.fs_id.as_ref().map(|id| id.mountpoint.clone()).unwrap_or_default();
+        ensure!(mountpoint == case.node.dirs().root().display().to_string(), "{mountpoint}");
+        ensure!(usage.inodes_used.is_some_and(|inodes| inodes.value > 0), "{usage:?}");
+        Ok(usage.used_bytes.map_or(0, |bytes| bytes.value))
+    };
+    let before = used().await?;
+    cri.pull(WRITER).await?;
+    let with = used().await?;
+    ensure!(with > before, "{before} bytes, with one more image {with}");
+    cri.remove_image(WRITER).await?;
+    wait::until_async("what the image took", EXIT, || async {
+        let after = used().await?;
+        ensure!(after == before, "{before} bytes before, {after} after");
+        Ok(())
+    })
+    .await?;
+    case.close()
 }

@@ -1,13 +1,16 @@
-//! The namespace table: which namespaces a container sees for each mode, and the files that come with them.
+//! The namespace table: which namespaces a container sees for each mode, and the files that come with them. Parents of
+//! cgroups that the driver does not take.
 
 use anyhow::{Context, Result, ensure};
 use e2e::case::Case;
+use e2e::cgroup::is_systemd;
 use e2e::cri::{container, security, with_namespaces};
 use e2e::daemon::Setup;
 use e2e::image::set::BUSYBOX;
 use e2e::ns;
 use proto::cri::{self as api, NamespaceMode};
 use rustix::process::Pid;
+use tonic::Code;
 
 /// Whose namespace a container is expected in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,5 +174,47 @@ async fn the_nodes_network_brings_its_name_and_resolver() -> Result<()> {
     let network = cri.pod_status(&pod_id).await?.network.unwrap_or_default();
     ensure!(network.ip.is_empty(), "a pod on the node's network has the address {}", network.ip);
     cri.end_pod(&pod_id).await?;
+    case.close()
+}
+
+/// What a kubelet with the other driver would ask for, and names that no slice can have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_that_is_none_of_the_drivers_is_refused() -> Result<()> {
+    let test = "a_parent_that_is_none_of_the_drivers_is_refused";
+    let Some(case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
+    if !case.is_berth() {
+        return case.close();
+    }
+    let (driver, parents): (_, &[&str]) = match is_systemd() {
+        true => (
+            api::CgroupDriver::Systemd,
+            &[
+                "/kubepods/pod1",
+                "kubepods",
+                "a--b.slice",
+                "-a.slice",
+                "a:b.slice",
+                "/x/a-b.slice",
+                "cpu.slice",
+                "/",
+            ],
+        ),
+        false => (
+            api::CgroupDriver::Cgroupfs,
+            &["kubepods-pod1.slice", "/kubepods.slice/pod1.slice", "/a/../b", "a\nb"],
+        ),
+    };
+    let told = case.cri.runtime.clone().runtime_config(api::RuntimeConfigRequest {}).await?.into_inner();
+    ensure!(told.linux.map(|linux| linux.cgroup_driver()) == Some(driver), "{told:?}");
+    for parent in parents {
+        let mut pod = case.cri.pod("misplaced");
+        pod.linux.get_or_insert_default().cgroup_parent = (*parent).to_owned();
+        let request = api::RunPodSandboxRequest { config: Some(pod), ..Default::default() };
+        let refused = case.cri.runtime.clone().run_pod_sandbox(request).await.err();
+        let right = refused.as_ref().is_some_and(|status| {
+            status.code() == Code::InvalidArgument && status.message().contains("cgroup_parent")
+        });
+        ensure!(right, "{parent:?}: {refused:?}");
+    }
     case.close()
 }

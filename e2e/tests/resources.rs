@@ -250,48 +250,6 @@ async fn a_pod_gets_the_sum_and_its_overhead() -> Result<()> {
     case.close()
 }
 
-/// What a kubelet with the other driver would ask for, and names that no slice can have.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_parent_that_is_none_of_the_drivers_is_refused() -> Result<()> {
-    let test = "a_parent_that_is_none_of_the_drivers_is_refused";
-    let Some(case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
-    if !case.is_berth() {
-        return case.close();
-    }
-    let (driver, parents): (_, &[&str]) = match is_systemd() {
-        true => (
-            api::CgroupDriver::Systemd,
-            &[
-                "/kubepods/pod1",
-                "kubepods",
-                "a--b.slice",
-                "-a.slice",
-                "a:b.slice",
-                "/x/a-b.slice",
-                "cpu.slice",
-                "/",
-            ],
-        ),
-        false => (
-            api::CgroupDriver::Cgroupfs,
-            &["kubepods-pod1.slice", "/kubepods.slice/pod1.slice", "/a/../b", "a\nb"],
-        ),
-    };
-    let told = case.cri.runtime.clone().runtime_config(api::RuntimeConfigRequest {}).await?.into_inner();
-    ensure!(told.linux.map(|linux| linux.cgroup_driver()) == Some(driver), "{told:?}");
-    for parent in parents {
-        let mut pod = case.cri.pod("misplaced");
-        pod.linux.get_or_insert_default().cgroup_parent = (*parent).to_owned();
-        let request = api::RunPodSandboxRequest { config: Some(pod), ..Default::default() };
-        let refused = case.cri.runtime.clone().run_pod_sandbox(request).await.err();
-        let right = refused.as_ref().is_some_and(|status| {
-            status.code() == Code::InvalidArgument && status.message().contains("cgroup_parent")
-        });
-        ensure!(right, "{parent:?}: {refused:?}");
-    }
-    case.close()
-}
-
 /// SEMANTICS, isolation: over the memory limit, killed, reported as OOMKilled, host unharmed.
 #[tokio::test(flavor = "multi_thread")]
 async fn out_of_memory_is_told_every_time() -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::case::Case;
 use e2e::cri::container;
-use e2e::daemon::Setup;
+use e2e::daemon::{Endpoint, Setup};
 use e2e::http::Origin;
 use e2e::image::set::{BUSYBOX, FORMATS, WEB};
 use e2e::{log, wait};
@@ -255,6 +255,51 @@ async fn published_ports_lead_to_the_pod() -> Result<()> {
     case.close()
 }
 
+/// Whoever takes the rules of the pods' network away: the runtime has them made again, and no pod notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_network_rules_come_back() -> Result<()> {
+    let Some(mut case) = Case::open("lost_network_rules_come_back", Setup::default()).await? else {
+        return Ok(());
+    };
+    if !case.is_berth() {
+        return case.close();
+    }
+    case.cri.pull(WEB).await?;
+    case.accept_present_state()?;
+    let mut pod = case.cri.pod("rules");
+    pod.port_mappings = vec![api::PortMapping { container_port: 80, host_port: 18082, ..Default::default() }];
+    let pod_id = case.cri.run_pod(&pod).await?;
+    let mut config = container("web", WEB, &[]);
+    config.command.clear();
+    let id = case.cri.launch(&pod_id, &config, &pod).await?;
+    let before = case.cri.status(&id).await?;
+    let origin = Origin { address: "127.0.0.1:18082".parse()?, holder: Some(case.node.holder_pid()) };
+    let works = |what: &str| -> Result<()> {
+        wait::until(what, EXIT, || origin.request("GET", "/", None)).map(drop)?;
+        wait::until(what, EXIT, || {
+            let rules = case.node.program("nft").args(["list", "ruleset"]).ok()?;
+            ensure!(rules.contains("berth_masquerade") && rules.contains("berth_portmap"), "{rules}");
+            Ok(())
+        })
+    };
+    works("the port")?;
+    case.node.program("nft").args(["flush", "ruleset"]).silent()?;
+    works("the port after all rules were flushed")?;
+    case.node.program("nft").args(["delete", "table", "inet", "berth_portmap"]).silent()?;
+    works("the port after its table was removed")?;
+    // While nobody listens, too.
+    case.node.kill_daemon()?;
+    case.node.program("nft").args(["flush", "ruleset"]).silent()?;
+    case.node.start_daemon()?;
+    let origin = Origin { address: "127.0.0.1:18082".parse()?, holder: Some(case.node.holder_pid()) };
+    wait::until("the port after a restart", EXIT, || origin.request("GET", "/", None)).map(drop)?;
+    case.cri = case.node.cri().await?;
+    let after = case.cri.status(&id).await?;
+    ensure!(after.started_at == before.started_at && after.state() == ContainerState::ContainerRunning);
+    case.cri.end_pod(&pod_id).await?;
+    case.close()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_gets_the_result_of_the_first_call() -> Result<()> {
     let Some(case) = Case::open("a_retry_gets_the_result_of_the_first_call", Setup::default()).await? else {
@@ -279,5 +324,35 @@ async fn a_retry_gets_the_result_of_the_first_call() -> Result<()> {
     let again = cri.run_pod(&pod).await?;
     ensure!(again != one, "a removed pod's id came back");
     cri.end_pod(&again).await?;
+    case.close()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_sends_the_signal_that_the_request_names() -> Result<()> {
+    let test = "a_stop_sends_the_signal_that_the_request_names";
+    let Some(case) = Case::open(test, Setup::of(Endpoint::Berth)).await? else { return Ok(()) };
+    let cri = &case.cri;
+    let pod = cri.pod("signals");
+    let pod_id = cri.run_pod(&pod).await?;
+    let line = "trap 'exit 5' USR1; trap 'exit 6' TERM; echo ready; while :; do sleep 0.05; done";
+    for (name, signal, code) in
+        [("named", api::Signal::Sigusr1, 5), ("default", api::Signal::RuntimeDefault, 6)]
+    {
+        let mut config = container(name, BUSYBOX, &["sh", "-c", line]);
+        config.stop_signal = signal.into();
+        let id = cri.launch(&pod_id, &config, &pod).await?;
+        let path = cri.log_path("signals", name);
+        wait::until("the traps", EXIT, || {
+            ensure!(!log::read(&path)?.is_empty());
+            Ok(())
+        })?;
+        let shown = api::Signal::try_from(cri.status(&id).await?.stop_signal)?;
+        let expect = if code == 5 { api::Signal::Sigusr1 } else { api::Signal::Sigterm };
+        ensure!(shown == expect, "{name} shows {shown:?}");
+        cri.stop(&id, 20).await?;
+        let status = cri.status(&id).await?;
+        ensure!(status.exit_code == code, "{name}: {status:?}");
+    }
+    cri.end_pod(&pod_id).await?;
     case.close()
 }

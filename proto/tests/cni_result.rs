@@ -37,6 +37,7 @@ fn sample() -> CniResult {
             route("fd01::/64", None),
         ],
         dns: Dns { nameservers: vec!["10.1.0.1".into()], ..Dns::default() },
+        ..CniResult::default()
     }
 }
 
@@ -187,7 +188,12 @@ fn results() -> impl Strategy<Value = CniResult> {
         proptest::collection::vec(ips, 0..4),
         proptest::collection::vec(routes, 0..4),
     )
-        .prop_map(|(interfaces, ips, routes)| CniResult { interfaces, ips, routes, dns: Dns::default() })
+        .prop_map(|(interfaces, ips, routes)| CniResult {
+            interfaces,
+            ips,
+            routes,
+            ..CniResult::default()
+        })
 }
 
 proptest! {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use proto::cni::object::{Object, elements};
@@ -10,10 +11,14 @@ use proto::cni::{CniError, ErrorCode, Request};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::range::{Range, RangeSet, offset};
+use super::auto;
+use super::range::{Range, RangeSet, is_tiny, offset};
 
 /// Where reservations are kept unless `dataDir` says otherwise; the reference's place.
 pub(super) const DATA_DIR: &str = "/var/lib/cni/networks";
+
+/// How long an address rests unless `restSeconds` says otherwise.
+const REST_SECONDS: u64 = 60;
 
 /// What host-local is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +33,8 @@ pub struct HostLocalConf {
     pub resolv_conf: Option<PathBuf>,
     /// Addresses that the caller wants.
     pub requested: Vec<IpAddr>,
+    /// How long an address rests after it was given back, unless no other is left.
+    pub rest: Duration,
 }
 
 impl HostLocalConf {
@@ -39,19 +46,42 @@ impl HostLocalConf {
         let top = request.conf.top();
         let ipam = top.object("ipam")?.ok_or_else(|| CniError::config("ipam", "missing"))?;
         let sets = range_sets(request, &ipam)?;
-        let route = |(path, value): (String, &Value)| {
-            Route::deserialize(value)
-                .map_err(|error| CniError::caused(ErrorCode::INVALID_NETWORK_CONFIG, path, &error))
-        };
-        let routes = ipam.list("routes")?.into_iter().map(route).collect::<Result<_, _>>()?;
+        let routes = routes(&ipam)?;
         Ok(Self {
             sets,
             routes,
-            data_dir: ipam.string("dataDir")?.filter(|dir| !dir.is_empty()).unwrap_or(DATA_DIR).into(),
+            data_dir: data_dir(request)?,
             resolv_conf: ipam.string("resolvConf")?.filter(|file| !file.is_empty()).map(PathBuf::from),
             requested: requested(request)?,
+            rest: Duration::from_secs(
+                ipam.number("restSeconds", 0, 86_400)?
+                    .and_then(|rest| u64::try_from(rest).ok())
+                    .unwrap_or(REST_SECONDS),
+            ),
         })
     }
+}
+
+/// `ipam.dataDir` alone: what has become invalid beside it must not keep addresses from being given back.
+///
+/// # Errors
+/// [`ErrorCode::DECODING_FAILURE`].
+pub(super) fn data_dir(request: &Request) -> Result<PathBuf, CniError> {
+    let ipam = request.conf.top().object("ipam")?;
+    let dir = ipam.map(|ipam| ipam.string("dataDir")).transpose()?.flatten();
+    Ok(dir.filter(|dir| !dir.is_empty()).unwrap_or(DATA_DIR).into())
+}
+
+/// `ipam.routes`.
+///
+/// # Errors
+/// [`ErrorCode::INVALID_NETWORK_CONFIG`] naming the route.
+pub(super) fn routes(ipam: &Object<'_>) -> Result<Vec<Route>, CniError> {
+    let route = |(path, value): (String, &Value)| {
+        Route::deserialize(value)
+            .map_err(|error| CniError::caused(ErrorCode::INVALID_NETWORK_CONFIG, path, &error))
+    };
+    ipam.list("routes")?.into_iter().map(route).collect()
 }
 
 /// `runtimeConfig.ipRanges`, then `ipam.ranges`, then the short form with the range in `ipam` itself.
@@ -61,9 +91,10 @@ fn range_sets(request: &Request, ipam: &Object<'_>) -> Result<Vec<RangeSet>, Cni
         None => Vec::new(),
     };
     lists.extend(ipam.list("ranges")?);
-    let mut sets = lists.iter().map(|(path, value)| range_set(path, value)).collect::<Result<Vec<_>, _>>()?;
+    let mut sets =
+        lists.iter().map(|(path, value)| range_set(request, path, value)).collect::<Result<Vec<_>, _>>()?;
     if ipam.get("subnet").is_some() {
-        sets.push(RangeSet(vec![range(ipam)?]));
+        sets.push(RangeSet(vec![range(request, ipam)?]));
     }
     if sets.is_empty() {
         return Err(CniError::config(&ipam.path("ranges"), "missing"));
@@ -78,10 +109,10 @@ fn range_sets(request: &Request, ipam: &Object<'_>) -> Result<Vec<RangeSet>, Cni
     Ok(sets)
 }
 
-fn range_set(path: &str, value: &Value) -> Result<RangeSet, CniError> {
+fn range_set(request: &Request, path: &str, value: &Value) -> Result<RangeSet, CniError> {
     let ranges = elements(path, value)?
         .into_iter()
-        .map(|(path, value)| range(&Object::at(path, value)?))
+        .map(|(path, value)| range(request, &Object::at(path, value)?))
         .collect::<Result<Vec<_>, _>>()?;
     match ranges.first() {
         None => Err(CniError::config(path, "must hold at least one range")),
@@ -92,32 +123,46 @@ fn range_set(path: &str, value: &Value) -> Result<RangeSet, CniError> {
     }
 }
 
-fn range(object: &Object<'_>) -> Result<Range, CniError> {
+fn range(request: &Request, object: &Object<'_>) -> Result<Range, CniError> {
     let path = object.path("subnet");
-    let subnet: IpNet = object
-        .parsed("subnet", "a subnet such as 10.1.0.0/16")?
-        .ok_or_else(|| CniError::config(&path, "missing"))?;
+    let subnet: IpNet = match object.string("subnet")? {
+        Some("auto") => auto::subnet(request)?,
+        _ => object
+            .parsed("subnet", "a subnet such as 10.1.0.0/16")?
+            .ok_or_else(|| CniError::config(&path, "missing"))?,
+    };
     if subnet.addr() != subnet.network() {
         let problem = format!("{subnet} has host bits set; the network is {}", subnet.trunc());
         return Err(CniError::config(&path, problem));
     }
-    if subnet.prefix_len() + 2 > subnet.max_prefix_len() {
-        return Err(CniError::config(&path, format!("{subnet} is too small to hand out addresses from")));
-    }
-    let address = |key: &str, default: IpAddr| -> Result<IpAddr, CniError> {
-        let Some(address) = object.parsed(key, "an address")? else { return Ok(default) };
+    let address = |key: &str| -> Result<Option<IpAddr>, CniError> {
+        let Some(address) = object.parsed(key, "an address")? else { return Ok(None) };
         if subnet.contains(&address) {
-            return Ok(address);
+            return Ok(Some(address));
         }
         Err(CniError::config(&object.path(key), format!("{address} is not in {subnet}")))
     };
-    let first = offset(subnet.network(), 1);
-    let start = address("rangeStart", first)?;
-    let end = address("rangeEnd", subnet.broadcast())?;
+    let first = if is_tiny(&subnet) { subnet.network() } else { offset(subnet.network(), 1) };
+    let start = address("rangeStart")?.unwrap_or(first);
+    let end = address("rangeEnd")?.unwrap_or(subnet.broadcast());
     if start > end {
         return Err(CniError::config(&object.path("rangeStart"), format!("{start} comes after {end}")));
     }
-    Ok(Range { subnet, start, end, gateway: address("gateway", first)? })
+    let single = subnet.prefix_len() == subnet.max_prefix_len();
+    let gateway = if single { outside(object, &subnet)? } else { Some(address("gateway")?.unwrap_or(first)) };
+    Ok(Range { subnet, start, end, gateway })
+}
+
+/// The gateway of a subnet of one address: none, or one of the same family elsewhere.
+fn outside(object: &Object<'_>, subnet: &IpNet) -> Result<Option<IpAddr>, CniError> {
+    let gateway: Option<IpAddr> = object.parsed("gateway", "an address")?;
+    match gateway {
+        Some(gateway) if gateway.is_ipv4() != subnet.addr().is_ipv4() || subnet.contains(&gateway) => {
+            let problem = format!("{gateway} cannot be the gateway of {subnet}");
+            Err(CniError::config(&object.path("gateway"), problem))
+        }
+        other => Ok(other),
+    }
 }
 
 /// From `runtimeConfig.ips`, `args.cni.ips` and CNI_ARGS `IP`, without repetition.
@@ -164,10 +209,34 @@ mod tests {
         let range = &conf.sets[0].0[0];
         assert_eq!(range.start.to_string(), "10.1.0.1");
         assert_eq!(range.end.to_string(), "10.1.255.255");
-        assert_eq!(range.gateway.to_string(), "10.1.0.1");
+        assert_eq!(range.gateway, Some("10.1.0.1".parse().unwrap()));
         assert_eq!(conf.data_dir, PathBuf::from(DATA_DIR));
         let requested: Vec<String> = conf.requested.iter().map(IpAddr::to_string).collect();
         assert_eq!(requested, ["10.1.0.9", "10.1.0.10", "10.1.0.11"]);
+    }
+
+    #[test]
+    fn tiny_subnets_have_room_for_pods() {
+        let check = |ipam: Value, start: &str, end: &str, gateway: Option<&str>| {
+            let range = parse(ipam, "").unwrap().sets[0].0[0].clone();
+            assert_eq!((range.start.to_string().as_str(), range.end.to_string().as_str()), (start, end));
+            assert_eq!(range.gateway.map(|gateway| gateway.to_string()).as_deref(), gateway);
+        };
+        check(json!({"subnet": "10.1.0.6/31"}), "10.1.0.6", "10.1.0.7", Some("10.1.0.6"));
+        check(
+            json!({"subnet": "10.1.0.6/31", "gateway": "10.1.0.7"}),
+            "10.1.0.6",
+            "10.1.0.7",
+            Some("10.1.0.7"),
+        );
+        check(json!({"subnet": "10.1.0.7/32"}), "10.1.0.7", "10.1.0.7", None);
+        check(
+            json!({"subnet": "10.1.0.7/32", "gateway": "10.9.0.1"}),
+            "10.1.0.7",
+            "10.1.0.7",
+            Some("10.9.0.1"),
+        );
+        check(json!({"subnet": "fd00::8/127"}), "fd00::8", "fd00::9", Some("fd00::8"));
     }
 
     #[test]
@@ -184,8 +253,12 @@ mod tests {
             "ipam.subnet: 10.1.0.1/16 has host bits set; the network is 10.1.0.0/16",
         );
         check(
-            json!({"subnet": "10.1.0.0/31"}),
-            "ipam.subnet: 10.1.0.0/31 is too small to hand out addresses from",
+            json!({"subnet": "10.1.0.7/32", "gateway": "fd00::1"}),
+            "ipam.gateway: fd00::1 cannot be the gateway of 10.1.0.7/32",
+        );
+        check(
+            json!({"subnet": "10.1.0.0/24", "restSeconds": -1}),
+            "ipam.restSeconds: -1 is not in 0 to 86400",
         );
         check(
             json!({"ranges": [[{"subnet": "10.1.0.0/24", "gateway": "10.2.0.1"}]]}),

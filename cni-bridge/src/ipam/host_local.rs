@@ -1,42 +1,71 @@
 //! host-local: addresses out of ranges of this host, reserved in files.
 
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
 
 use proto::cni::result::{Dns, IpConfig};
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
-use super::conf::HostLocalConf;
+use super::conf::{HostLocalConf, data_dir};
+use super::owners::Held;
+use super::pool::{self, Pool};
 use super::range::RangeSet;
 use super::store::{Reservation, Store};
+use crate::net::netns::NetNs;
 
 /// The plugin.
 #[derive(Debug, Clone, Copy)]
 pub struct HostLocal;
 
 impl HostLocal {
-    /// Reserves one address of each range set; what the attachment holds already, it keeps.
+    /// Reserves one address of each range set for the container in `netns`; what the attachment holds already, it keeps.
     ///
     /// # Errors
     /// [`ErrorCode::TRY_AGAIN_LATER`] when a set is exhausted; [`ErrorCode::INVALID_NETWORK_CONFIG`] when a
     /// requested address is taken or in no range.
-    pub fn allocate(&self, request: &Request, attachment: &Attachment) -> Result<CniResult, CniError> {
+    pub fn allocate(
+        &self,
+        request: &Request,
+        attachment: &Attachment,
+        netns: &Path,
+    ) -> Result<CniResult, CniError> {
         request.args.expect_only(&["IP", "MAC", "GATEWAY"])?;
         let conf = HostLocalConf::parse(request)?;
         let dns = conf.resolv_conf.as_deref().map(read_resolv_conf).transpose()?.unwrap_or_default();
         let store = Store::open(&conf.data_dir, request.conf.name.as_str())?;
-        let held = store.reservations()?;
-        let choices = choose(&conf, attachment, &held, &|set| Ok(store.last(set)?))?;
+        pool::wake(&store, &conf.sets, conf.rest)?;
+        let own = noted(&store, attachment)?;
+        let choices = choose(&conf, &store, attachment, &own)?;
+        let held = Held {
+            boot: store.boot().to_owned(),
+            netns: NetNs::open(netns).and_then(|netns| netns.identity()).ok(),
+            addresses: choices.iter().map(|choice| choice.address).collect(),
+        };
+        // Before the addresses: killed in between, DEL finds what there is.
+        store.noted(store.owners().write(attachment, &held))?;
         let fresh = |choice: &&Choice| !choice.held;
         for choice in choices.iter().filter(fresh) {
-            if let Err(error) = store.reserve(choice.address, attachment, choice.set) {
+            let taken = store.reserve(choice.address, attachment, choice.number).and_then(|()| {
+                Pool::new(&store, &conf.sets[choice.number], choice.number).took(choice.address)
+            });
+            if let Err(error) = taken {
                 // All or nothing; what cannot be undone now, DEL will.
                 let _ = choices.iter().filter(fresh).try_for_each(|choice| store.release(choice.address));
                 return Err(error.into());
             }
         }
         let ips = choices.into_iter().map(|choice| choice.ip).collect();
-        Ok(CniResult { interfaces: Vec::new(), ips, routes: conf.routes, dns })
+        Ok(CniResult { ips, routes: conf.routes, dns, ..CniResult::default() })
+    }
+
+    /// The addresses that the attachment holds, as far as they were noted.
+    ///
+    /// # Errors
+    /// [`ErrorCode::IO_FAILURE`].
+    pub fn noted(&self, request: &Request, attachment: &Attachment) -> Result<Vec<IpAddr>, CniError> {
+        let store = Store::open_existing(&data_dir(request)?, request.conf.name.as_str())?;
+        store.map_or(Ok(Vec::new()), |store| noted(&store, attachment))
     }
 
     /// Verifies that the attachment still holds what `prevResult` says it got.
@@ -46,9 +75,7 @@ impl HostLocal {
     pub fn verify(&self, request: &Request, attachment: &Attachment) -> Result<(), CniError> {
         let conf = HostLocalConf::parse(request)?;
         let store = Store::open_existing(&conf.data_dir, request.conf.name.as_str())?;
-        let held = store.map(|store| store.reservations()).transpose()?.unwrap_or_default();
-        let own: Vec<IpAddr> =
-            held.iter().filter(|found| found.is_of(attachment)).map(|found| found.address).collect();
+        let own = store.map(|store| all_of(&store, attachment)).transpose()?.unwrap_or_default();
         let lost = |what: String| Err(CniError::new(ErrorCode::PLUGIN, what));
         if own.is_empty() {
             return lost(format!("host-local: no address is reserved for {}", attachment.container_id));
@@ -66,17 +93,6 @@ impl HostLocal {
             None => Ok(()),
         }
     }
-
-    fn release(&self, request: &Request, gone: &dyn Fn(&Reservation) -> bool) -> Result<(), CniError> {
-        // A range that has become invalid must not keep addresses from being given back: it is not even read.
-        let data_dir = data_dir(request)?;
-        let Some(store) = Store::open_existing(&data_dir, request.conf.name.as_str())? else { return Ok(()) };
-        store.sweep()?;
-        for reservation in store.reservations()?.iter().filter(|reservation| gone(reservation)) {
-            store.release(reservation.address)?;
-        }
-        Ok(())
-    }
 }
 
 impl Plugin for HostLocal {
@@ -84,12 +100,17 @@ impl Plugin for HostLocal {
         "host-local"
     }
 
-    fn add(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<CniResult, CniError> {
-        self.allocate(request, attachment)
+    fn add(&self, request: &Request, attachment: &Attachment, netns: &Path) -> Result<CniResult, CniError> {
+        self.allocate(request, attachment, netns)
     }
 
     fn del(&self, request: &Request, attachment: &Attachment, _: Option<&Path>) -> Result<(), CniError> {
-        self.release(request, &|reservation| reservation.is_of(attachment))
+        let Some(store) = Store::open_existing(&data_dir(request)?, request.conf.name.as_str())? else {
+            return Ok(());
+        };
+        store.sweep()?;
+        all_of(&store, attachment)?.into_iter().try_for_each(|address| store.retire(address))?;
+        Ok(store.noted(store.owners().remove(attachment))?)
     }
 
     fn check(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<(), CniError> {
@@ -98,7 +119,20 @@ impl Plugin for HostLocal {
 
     fn gc(&self, request: &Request) -> Result<(), CniError> {
         let valid = request.conf.valid_attachments()?;
-        self.release(request, &|reservation| !valid.iter().any(|attachment| reservation.is_of(attachment)))
+        let Some(store) = Store::open_existing(&data_dir(request)?, request.conf.name.as_str())? else {
+            return Ok(());
+        };
+        store.sweep()?;
+        let stale = |found: &Reservation| !valid.iter().any(|attachment| found.is_of(attachment));
+        for reservation in store.reservations()?.iter().filter(|found| stale(found)) {
+            store.retire(reservation.address)?;
+        }
+        for (attachment, _) in store.noted(store.owners().all())? {
+            if !valid.contains(&attachment) {
+                store.noted(store.owners().remove(&attachment))?;
+            }
+        }
+        Ok(())
     }
 
     fn status(&self, request: &Request) -> Result<(), CniError> {
@@ -106,18 +140,41 @@ impl Plugin for HostLocal {
         let conf = HostLocalConf::parse(request)?;
         let store = Store::open(&conf.data_dir, request.conf.name.as_str());
         let store = store.map_err(|error| unavailable(error.into()))?;
-        let held = store.reservations().map_err(|error| unavailable(error.into()))?;
-        for set in &conf.sets {
-            pick(set, None, &held, &[]).map_err(unavailable)?;
+        pool::wake(&store, &conf.sets, conf.rest).map_err(|error| unavailable(error.into()))?;
+        for (number, set) in conf.sets.iter().enumerate() {
+            pick(&store, set, number, &[]).map_err(unavailable)?;
         }
         Ok(())
     }
 }
 
+/// What the attachment holds, as far as it was noted.
+fn noted(store: &Store, attachment: &Attachment) -> Result<Vec<IpAddr>, CniError> {
+    let held = store.noted(store.owners().read(attachment))?.unwrap_or_default();
+    let mut own = Vec::new();
+    for address in held.addresses {
+        if store.holder(address)?.is_some_and(|found| found.is_of(attachment)) {
+            own.push(address);
+        }
+    }
+    Ok(own)
+}
+
+/// What the attachment holds. What another plugin gave it was not noted: then every reservation is read.
+fn all_of(store: &Store, attachment: &Attachment) -> Result<Vec<IpAddr>, CniError> {
+    let own = noted(store, attachment)?;
+    if !own.is_empty() {
+        return Ok(own);
+    }
+    let all = store.reservations()?;
+    Ok(all.iter().filter(|found| found.is_of(attachment)).map(|found| found.address).collect())
+}
+
 /// An address for one range set.
 #[derive(Debug)]
 struct Choice {
-    set: usize,
+    /// Number of the set.
+    number: usize,
     address: IpAddr,
     ip: IpConfig,
     /// The attachment holds it already.
@@ -127,17 +184,16 @@ struct Choice {
 /// Chooses an address for each set: one it holds, the requested one, or the next free one.
 fn choose(
     conf: &HostLocalConf,
+    store: &Store,
     attachment: &Attachment,
-    held: &[Reservation],
-    last: &dyn Fn(usize) -> Result<Option<IpAddr>, CniError>,
+    own: &[IpAddr],
 ) -> Result<Vec<Choice>, CniError> {
     let mut unmet = conf.requested.clone();
     let mut choices: Vec<Choice> = Vec::new();
-    for (set, ranges) in conf.sets.iter().enumerate() {
-        let wanted = unmet.iter().position(|address| ranges.range_of(*address).is_some());
+    for (number, ranges) in conf.sets.iter().enumerate() {
+        let wanted = unmet.iter().position(|address| ranges.offers(*address));
         let wanted = wanted.map(|index| unmet.remove(index));
-        let own = held.iter().filter(|found| found.is_of(attachment)).map(|found| found.address);
-        let own = own.filter(|address| ranges.range_of(*address).is_some()).min();
+        let own = own.iter().copied().filter(|address| ranges.offers(*address)).min();
         let address = match (wanted, own) {
             (Some(wanted), Some(own)) if wanted != own => {
                 let msg =
@@ -145,16 +201,12 @@ fn choose(
                 return Err(CniError::new(ErrorCode::INVALID_NETWORK_CONFIG, msg));
             }
             (_, Some(own)) => own,
-            (Some(wanted), None) => free(wanted, held)?,
-            (None, None) => {
-                let reserved: Vec<IpAddr> = conf.requested.clone();
-                pick(ranges, last(set)?, held, &reserved)?
-            }
+            (Some(wanted), None) => free(store, wanted)?,
+            (None, None) => pick(store, ranges, number, &conf.requested)?,
         };
         let range = ranges.range_of(address).expect("the address was found in this set");
-        let ip =
-            IpConfig { address: range.with_prefix(address), gateway: Some(range.gateway), interface: None };
-        choices.push(Choice { set, address, ip, held: own.is_some() });
+        let ip = IpConfig { address: range.with_prefix(address), gateway: range.gateway, interface: None };
+        choices.push(Choice { number, address, ip, held: own.is_some() });
     }
     match unmet.first() {
         Some(address) => {
@@ -165,8 +217,8 @@ fn choose(
     }
 }
 
-fn free(wanted: IpAddr, held: &[Reservation]) -> Result<IpAddr, CniError> {
-    match held.iter().find(|found| found.address == wanted) {
+fn free(store: &Store, wanted: IpAddr) -> Result<IpAddr, CniError> {
+    match store.holder(wanted)? {
         None => Ok(wanted),
         Some(holder) => {
             let msg = format!("requested address {wanted}: held by container {}", holder.container);
@@ -175,35 +227,22 @@ fn free(wanted: IpAddr, held: &[Reservation]) -> Result<IpAddr, CniError> {
     }
 }
 
-fn pick(
-    set: &RangeSet,
-    last: Option<IpAddr>,
-    held: &[Reservation],
-    spared: &[IpAddr],
-) -> Result<IpAddr, CniError> {
-    let taken: std::collections::HashSet<IpAddr> =
-        held.iter().map(|found| found.address).chain(spared.iter().copied()).collect();
-    let found = set.pick(last, &|address| taken.contains(&address));
-    found.map(|(address, _)| address).ok_or_else(|| {
+fn pick(store: &Store, set: &RangeSet, number: usize, spared: &[IpAddr]) -> Result<IpAddr, CniError> {
+    Pool::new(store, set, number).pick(spared)?.ok_or_else(|| {
         CniError::new(ErrorCode::TRY_AGAIN_LATER, format!("no IP addresses available in range set: {set}"))
     })
 }
 
-/// `ipam.dataDir` alone.
-fn data_dir(request: &Request) -> Result<std::path::PathBuf, CniError> {
-    let ipam = request.conf.top().object("ipam")?;
-    let dir = ipam.map(|ipam| ipam.string("dataDir")).transpose()?.flatten();
-    Ok(dir.filter(|dir| !dir.is_empty()).unwrap_or(super::conf::DATA_DIR).into())
-}
-
 /// The resolver configuration in a file of resolv.conf's format.
 fn read_resolv_conf(path: &Path) -> Result<Dns, CniError> {
-    const LIMIT: usize = 64 << 10;
-    let text = std::fs::read(path).map_err(|error| {
+    const LIMIT: u64 = 64 << 10;
+    let mut text = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(LIMIT).read_to_end(&mut text));
+    read.map_err(|error| {
         let what = format!("ipam.resolvConf: reading {}", path.display());
         CniError::caused(ErrorCode::IO_FAILURE, what, &error)
     })?;
-    let text = String::from_utf8_lossy(&text[..text.len().min(LIMIT)]).into_owned();
+    let text = String::from_utf8_lossy(&text);
     let mut dns = Dns::default();
     for line in text.lines() {
         let mut words = line.split_whitespace().map(str::to_owned);
@@ -241,8 +280,9 @@ mod tests {
     }
 
     fn add(request: &Request, container: &str) -> Result<String, String> {
-        let result =
-            HostLocal.allocate(request, &attachment(container)).map_err(|error| error.to_string())?;
+        let result = HostLocal
+            .allocate(request, &attachment(container), Path::new(""))
+            .map_err(|error| error.to_string())?;
         Ok(result.ips.iter().map(|ip| ip.address.to_string()).collect::<Vec<_>>().join(" "))
     }
 
@@ -291,6 +331,67 @@ mod tests {
             Store::open(dir.path(), "n").unwrap().reservations().unwrap().len() == 4,
             "failures leave nothing"
         );
+    }
+
+    #[test]
+    fn what_an_earlier_boot_gave_is_free_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = request(dir.path(), json!({"ipam": {"dataDir": dir.path(), "subnet": "10.1.0.0/29"}}));
+        let file = |name: &str| dir.path().join("n").join(name);
+        add(&plain, "c1").unwrap();
+        add(&plain, "c2").unwrap();
+        // Another plugin's, which says nothing of boots.
+        std::fs::write(file("10.1.0.4"), "c9\r\neth0").unwrap();
+        std::fs::write(file(".boot"), "earlier").unwrap();
+        let note = std::fs::read_to_string(file(".owners/c1@eth0")).unwrap();
+        let boot = note.lines().next().unwrap().to_owned();
+        std::fs::write(file(".owners/c1@eth0"), note.replace(&boot, "boot earlier")).unwrap();
+        std::fs::write(file(".owners/c2@eth0"), "").unwrap();
+        assert_eq!(add(&plain, "c3").unwrap(), "10.1.0.5/29", "round robin goes on");
+        let mut held = Store::open(dir.path(), "n").unwrap().held().unwrap();
+        held.sort();
+        assert_eq!(held, ["10.1.0.4".parse::<IpAddr>().unwrap(), "10.1.0.5".parse().unwrap()]);
+        assert!(!file(".owners/c1@eth0").exists());
+    }
+
+    #[test]
+    fn another_plugin_may_work_on_the_same_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = request(dir.path(), json!({"ipam": {"dataDir": dir.path(), "subnet": "10.1.0.0/29"}}));
+        let file = |name: &str| dir.path().join("n").join(name);
+        add(&plain, "c1").unwrap();
+        // It gives the next two, crashes at the third, and takes back ours.
+        std::fs::write(file("10.1.0.3"), "c2\r\neth0").unwrap();
+        std::fs::write(file("10.1.0.4"), "c3\r\neth0").unwrap();
+        std::fs::write(file("10.1.0.5"), "").unwrap();
+        std::fs::remove_file(file("10.1.0.2")).unwrap();
+        assert_eq!(add(&plain, "c4").unwrap(), "10.1.0.5/29", "an empty file is no reservation");
+        assert_eq!(add(&plain, "c5").unwrap(), "10.1.0.6/29");
+        assert_eq!(
+            add(&plain, "c6").unwrap(),
+            "10.1.0.2/29",
+            "what it freed is found when nothing else is left"
+        );
+        HostLocal.del(&plain, &attachment("c2"), None).unwrap();
+        assert!(!file("10.1.0.3").exists(), "what it gave is given back");
+    }
+
+    #[test]
+    fn freed_addresses_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |rest: u64| {
+            let ipam = json!({"dataDir": dir.path(), "subnet": "10.1.0.0/29", "restSeconds": rest});
+            request(dir.path(), json!({"ipam": ipam}))
+        };
+        for name in ["c2", "c3", "c4", "c5"] {
+            add(&with(600), name).unwrap();
+        }
+        HostLocal.del(&with(600), &attachment("c4"), None).unwrap();
+        HostLocal.del(&with(600), &attachment("c2"), None).unwrap();
+        assert_eq!(add(&with(600), "d1").unwrap(), "10.1.0.6/29");
+        assert_eq!(add(&with(600), "d2").unwrap(), "10.1.0.4/29", "it has rested longest");
+        HostLocal.del(&with(600), &attachment("d2"), None).unwrap();
+        assert_eq!(add(&with(0), "d3").unwrap(), "10.1.0.2/29", "nobody rests: the next after the last");
     }
 
     #[test]

@@ -1,23 +1,34 @@
-//! Address management: host-local in this process, any other plugin as a program from CNI_PATH.
+//! Address management: host-local and static in this process, any other plugin as a program from CNI_PATH.
 
+mod auto;
+mod bitmap;
 pub mod conf;
+mod cooling;
+pub mod fixed;
 pub mod host_local;
+mod owners;
+mod pool;
 pub mod range;
 pub mod store;
+
+use std::net::IpAddr;
+use std::path::Path;
 
 use proto::cni::{Attachment, CniError, CniResult, Plugin, Request, Verb};
 
 use crate::net::exec;
+use fixed::Static;
 use host_local::HostLocal;
 
 /// Gets addresses for an attachment. Whoever fails after this must [`del`].
 ///
 /// # Errors
 /// The IPAM plugin's.
-pub fn add(request: &Request, attachment: &Attachment) -> Result<CniResult, CniError> {
-    match foreign(request)? {
-        None => HostLocal.allocate(request, attachment),
-        Some(plugin) => {
+pub fn add(request: &Request, attachment: &Attachment, netns: &Path) -> Result<CniResult, CniError> {
+    match chosen(request)? {
+        Chosen::Own(plugin) => plugin.add(request, attachment, netns),
+        Chosen::Foreign(plugin) => {
+            supported(&plugin)?;
             let program = exec::find(&plugin, &request.path)?;
             let finished = exec::run(&program, Verb::Add, &request.conf.to_bytes())?;
             Ok(finished.output(&plugin).result(request.conf.version)?.1)
@@ -30,9 +41,9 @@ pub fn add(request: &Request, attachment: &Attachment) -> Result<CniResult, CniE
 /// # Errors
 /// The IPAM plugin's.
 pub fn del(request: &Request, attachment: &Attachment) -> Result<(), CniError> {
-    match foreign(request)? {
-        None => HostLocal.del(request, attachment, None),
-        Some(plugin) => delegate(request, &plugin, Verb::Del),
+    match chosen(request)? {
+        Chosen::Own(plugin) => plugin.del(request, attachment, None),
+        Chosen::Foreign(plugin) => delegate(request, &plugin, Verb::Del),
     }
 }
 
@@ -41,9 +52,20 @@ pub fn del(request: &Request, attachment: &Attachment) -> Result<(), CniError> {
 /// # Errors
 /// The IPAM plugin's.
 pub fn check(request: &Request, attachment: &Attachment) -> Result<(), CniError> {
-    match foreign(request)? {
-        None => HostLocal.verify(request, attachment),
-        Some(plugin) => delegate(request, &plugin, Verb::Check),
+    match chosen(request)? {
+        Chosen::Own(plugin) => plugin.check(request, attachment, Path::new("")),
+        Chosen::Foreign(plugin) => supported(&plugin).and_then(|()| delegate(request, &plugin, Verb::Check)),
+    }
+}
+
+/// The addresses that an attachment holds, as far as this process knows: none for a foreign plugin.
+///
+/// # Errors
+/// The IPAM plugin's.
+pub fn noted(request: &Request, attachment: &Attachment) -> Result<Vec<IpAddr>, CniError> {
+    match request.conf.ipam_type()? {
+        Some(name) if name == HostLocal.name() => HostLocal.noted(request, attachment),
+        _ => Ok(Vec::new()),
     }
 }
 
@@ -52,9 +74,9 @@ pub fn check(request: &Request, attachment: &Attachment) -> Result<(), CniError>
 /// # Errors
 /// The IPAM plugin's.
 pub fn gc(request: &Request) -> Result<(), CniError> {
-    match foreign(request)? {
-        None => HostLocal.gc(request),
-        Some(plugin) => delegate(request, &plugin, Verb::Gc),
+    match chosen(request)? {
+        Chosen::Own(plugin) => plugin.gc(request),
+        Chosen::Foreign(plugin) => delegate(request, &plugin, Verb::Gc),
     }
 }
 
@@ -63,22 +85,38 @@ pub fn gc(request: &Request) -> Result<(), CniError> {
 /// # Errors
 /// The IPAM plugin's.
 pub fn status(request: &Request) -> Result<(), CniError> {
-    match foreign(request)? {
-        None => HostLocal.status(request),
-        Some(plugin) => delegate(request, &plugin, Verb::Status),
+    match chosen(request)? {
+        Chosen::Own(plugin) => plugin.status(request),
+        Chosen::Foreign(plugin) => supported(&plugin).and_then(|()| delegate(request, &plugin, Verb::Status)),
+    }
+}
+
+/// An IPAM plugin.
+enum Chosen {
+    /// In this process.
+    Own(&'static dyn Plugin),
+    /// A program.
+    Foreign(String),
+}
+
+fn chosen(request: &Request) -> Result<Chosen, CniError> {
+    const OWN: [&dyn Plugin; 2] = [&HostLocal, &Static];
+    let name = request.conf.ipam_type()?.ok_or_else(|| CniError::config("ipam.type", "missing"))?;
+    Ok(match OWN.into_iter().find(|plugin| plugin.name() == name) {
+        Some(plugin) => Chosen::Own(plugin),
+        None => Chosen::Foreign(name),
+    })
+}
+
+/// DHCP wants an interface that is up before it has an address, and a daemon that renews: neither is here.
+fn supported(plugin: &str) -> Result<(), CniError> {
+    match plugin {
+        "dhcp" => Err(CniError::unsupported("ipam.type", "\"dhcp\"")),
+        _ => Ok(()),
     }
 }
 
 fn delegate(request: &Request, plugin: &str, verb: Verb) -> Result<(), CniError> {
     let program = exec::find(plugin, &request.path)?;
     exec::run(&program, verb, &request.conf.to_bytes())?.output(plugin).success()
-}
-
-/// The IPAM plugin's name where it is not ours.
-fn foreign(request: &Request) -> Result<Option<String>, CniError> {
-    match request.conf.ipam_type()? {
-        None => Err(CniError::config("ipam.type", "missing")),
-        Some(plugin) if plugin == HostLocal.name() => Ok(None),
-        Some(plugin) => Ok(Some(plugin)),
-    }
 }

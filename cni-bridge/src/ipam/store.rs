@@ -2,7 +2,9 @@
 //! `<dataDir>/<network>/<address>` holds `container\r\ninterface`, `last_reserved_ip.<set>` the last address given
 //! out of a set, and `lock` is locked around everything.
 //!
-//! A reservation appears whole, by renaming: killed at any instant, there is a reservation or there is none.
+//! A reservation appears whole, by renaming: killed at any instant, there is a reservation or there is none. Beside
+//! them, under names that begin with a dot, is what the reference does not know: [`super::owners`],
+//! [`super::cooling`], [`super::pool`], and `.boot`, the boot that all of it is of.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -10,19 +12,27 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proto::cni::{Attachment, CniError, ErrorCode};
-use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-/// What a reservation is written to before it gets its name.
+use super::cooling::Cooling;
+use super::owners::Owners;
+use crate::net::netns;
+
+/// What a file is written to before it gets its name.
 const DRAFT: &str = ".draft";
+const BOOT: &str = ".boot";
+const COOLING: &str = ".cooling";
 
 /// The locked reservations of one network.
 #[derive(Debug)]
 pub struct Store {
     dir: OwnedFd,
     path: PathBuf,
+    boot: String,
     /// Closing it unlocks.
     _lock: File,
 }
@@ -85,11 +95,135 @@ impl Store {
             .map_err(|errno| failed("opening", &lock_path, errno))?;
         loop {
             match rustix::fs::flock(&lock, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(Self { dir, path, _lock: lock.into() }),
+                Ok(()) => break,
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(failed("locking", &lock_path, errno)),
             }
         }
+        let boot = netns::boot_id().map_err(|error| failed("reading", Path::new(netns::BOOT_ID), error))?;
+        let store = Self { dir, path, boot, _lock: lock.into() };
+        if store.read(BOOT)?.as_deref() != Some(&store.boot) {
+            store.begin_boot()?;
+        }
+        Ok(store)
+    }
+
+    /// Frees what an earlier boot gave and forgets what was noted in it. Reservations that nobody noted stay: they are
+    /// another plugin's.
+    fn begin_boot(&self) -> Result<(), StoreError> {
+        for (attachment, held) in self.noted(self.owners().all())? {
+            if held.boot == self.boot {
+                continue;
+            }
+            let own = self.reservations()?.into_iter().filter(|found| found.is_of(&attachment));
+            own.map(|found| found.address).try_for_each(|address| self.release(address))?;
+            self.noted(self.owners().remove(&attachment))?;
+        }
+        for entry in self.names()?.iter().filter(|name| name.starts_with(".taken.") || *name == COOLING) {
+            self.unlink(entry)?;
+        }
+        self.write_whole(BOOT, self.boot.as_bytes())
+    }
+
+    /// The boot that the store is of.
+    pub fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    /// Who holds what.
+    pub fn owners(&self) -> Owners<'_> {
+        Owners::new(&self.dir)
+    }
+
+    /// A failure of [`Store::owners`] as the store's.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn noted<T>(&self, outcome: io::Result<T>) -> Result<T, StoreError> {
+        outcome.map_err(|error| self.failed("using", super::owners::OWNERS, error))
+    }
+
+    /// A failure on one of the store's files.
+    pub fn failed(&self, what: &'static str, name: &str, error: impl Into<io::Error>) -> StoreError {
+        failed(what, &self.path.join(name), error)
+    }
+
+    /// A file of notes, made if it is not there.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn state_file(&self, name: &str) -> Result<File, StoreError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let opened = rustix::fs::openat(&self.dir, name, flags, Mode::from_raw_mode(0o644));
+        opened.map(File::from).map_err(|errno| self.failed("opening", name, errno))
+    }
+
+    fn cooling<T>(&self, work: impl FnOnce(&Cooling) -> io::Result<T>) -> Result<T, StoreError> {
+        let cooling = Cooling::new(self.state_file(COOLING)?);
+        work(&cooling).map_err(|error| self.failed("using", COOLING, error))
+    }
+
+    /// The addresses that rest, the longest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn resting(&self) -> Result<Vec<IpAddr>, StoreError> {
+        self.cooling(Cooling::resting)
+    }
+
+    /// Takes out the addresses that have rested for `rest`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn rested(&self, rest: Duration) -> Result<Vec<IpAddr>, StoreError> {
+        self.cooling(|cooling| cooling.rested(rest))
+    }
+
+    /// Whether an address is reserved.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn is_held(&self, address: IpAddr) -> Result<bool, StoreError> {
+        let name = address.to_string();
+        match rustix::fs::statat(&self.dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => Ok(found.st_size > 0),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(self.failed("looking up", &name, errno)),
+        }
+    }
+
+    /// Every reserved address.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn held(&self) -> Result<Vec<IpAddr>, StoreError> {
+        let names = self.names()?;
+        let addresses = names.iter().filter_map(|name| name.parse().ok());
+        let held = addresses.filter_map(|address| match self.is_held(address) {
+            Ok(held) => held.then_some(Ok(address)),
+            Err(error) => Some(Err(error)),
+        });
+        held.collect()
+    }
+
+    /// The reservation of an address.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn holder(&self, address: IpAddr) -> Result<Option<Reservation>, StoreError> {
+        let text = self.read(&address.to_string())?.unwrap_or_default();
+        let mut lines = text.split(['\r', '\n']).filter(|line| !line.is_empty());
+        let Some(container) = lines.next().map(str::to_owned) else { return Ok(None) };
+        Ok(Some(Reservation { address, container, ifname: lines.next().map(str::to_owned) }))
+    }
+
+    fn names(&self) -> Result<Vec<String>, StoreError> {
+        let listing = |errno| failed("listing", &self.path, errno);
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.dir).map_err(listing)? {
+            names.push(entry.map_err(listing)?.file_name().to_string_lossy().into_owned());
+        }
+        Ok(names)
     }
 
     /// Every reservation. An empty file is none: it is what a crash of the reference plugin leaves, and nobody else
@@ -98,47 +232,33 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn reservations(&self) -> Result<Vec<Reservation>, StoreError> {
-        let listing = |errno| failed("listing", &self.path, errno);
-        let mut found = Vec::new();
-        for entry in Dir::read_from(&self.dir).map_err(listing)? {
-            let entry = entry.map_err(listing)?;
-            let Some(name) = entry.file_name().to_str().ok().filter(|name| name.parse::<IpAddr>().is_ok())
-            else {
-                continue;
-            };
-            let Some(text) = self.read(name)? else { continue };
-            let mut lines = text.split(['\r', '\n']).filter(|line| !line.is_empty());
-            if let (Ok(address), Some(container)) = (name.parse(), lines.next()) {
-                let ifname = lines.next().map(str::to_owned);
-                found.push(Reservation { address, container: container.to_owned(), ifname });
-            }
-        }
-        Ok(found)
+        let names = self.names()?;
+        let addresses = names.iter().filter_map(|name| name.parse().ok());
+        addresses.filter_map(|address| self.holder(address).transpose()).collect()
     }
 
-    /// Reserves an address that is not in [`Store::reservations`], and remembers it as the last of its set.
+    /// Reserves an address that is not held, and remembers it as the last of its set.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn reserve(&self, address: IpAddr, owner: &Attachment, set: usize) -> Result<(), StoreError> {
         let name = address.to_string();
-        let path = self.path.join(&name);
-        let writing = |source: io::Error| failed("writing", &path, source);
+        // An empty leftover of a crash is replaced.
+        self.write_whole(&name, format!("{}\r\n{}", owner.container_id, owner.ifname).as_bytes())?;
+        self.remember(&name, set)
+    }
+
+    /// Writes a file that is there whole or not at all.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn write_whole(&self, name: &str, content: &[u8]) -> Result<(), StoreError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let writing = |source: io::Error| self.failed("writing", name, source);
         let draft = rustix::fs::openat(&self.dir, DRAFT, flags, Mode::from_raw_mode(0o644))
             .map_err(|errno| writing(errno.into()))?;
-        let content = format!("{}\r\n{}", owner.container_id, owner.ifname);
-        File::from(draft).write_all(content.as_bytes()).map_err(writing)?;
-        match rustix::fs::renameat_with(&self.dir, DRAFT, &self.dir, &name, RenameFlags::NOREPLACE) {
-            Ok(()) => {}
-            // An empty leftover, or a file system without this kind of renaming; under the lock it is the same.
-            Err(Errno::EXIST | Errno::INVAL) => {
-                rustix::fs::renameat(&self.dir, DRAFT, &self.dir, &name)
-                    .map_err(|errno| writing(errno.into()))?;
-            }
-            Err(errno) => return Err(writing(errno.into())),
-        }
-        self.remember(&name, set)
+        File::from(draft).write_all(content).map_err(writing)?;
+        rustix::fs::renameat(&self.dir, DRAFT, &self.dir, name).map_err(|errno| writing(errno.into()))
     }
 
     /// The address that was given out of a set last.
@@ -150,7 +270,17 @@ impl Store {
         Ok(text.and_then(|text| text.trim().parse().ok()))
     }
 
-    /// Gives an address back; it may be gone already.
+    /// Gives an address back, to rest; it may be gone already.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn retire(&self, address: IpAddr) -> Result<(), StoreError> {
+        // Killed in between, it rests and is held: then the reservation counts.
+        self.cooling(|cooling| cooling.push(address))?;
+        self.release(address)
+    }
+
+    /// Gives an address back that nobody has used; it may be gone already.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -251,6 +381,7 @@ mod tests {
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
+        names.retain(|name| !name.starts_with('.'));
         names.sort();
         assert_eq!(names, ["10.0.0.10", "fd00::5", "last_reserved_ip.0", "last_reserved_ip.1", "lock"]);
     }

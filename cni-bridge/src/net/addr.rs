@@ -26,6 +26,59 @@ pub fn add(link: &Link, address: IpNet) -> Message {
     Message::route(what, NLM_F_CREATE | NLM_F_EXCL, &RouteNetlinkMessage::NewAddress(message))
 }
 
+/// As [`add`], but an IPv6 address is used only when nobody else on the wire turns out to have it.
+pub fn add_checked(link: &Link, address: IpNet) -> Message {
+    match address {
+        IpNet::V4(_) => add(link, address),
+        IpNet::V6(_) => add_with(link, address, AddressFlags::empty()),
+    }
+}
+
+/// As [`add`], but without the route to the address's subnet that comes with it.
+pub fn add_unrouted(link: &Link, address: IpNet) -> Message {
+    add_with(link, address, AddressFlags::Noprefixroute | AddressFlags::Nodad)
+}
+
+fn add_with(link: &Link, address: IpNet, flags: AddressFlags) -> Message {
+    let mut message = message(link.index, address);
+    message.attributes.push(AddressAttribute::Flags(flags));
+    let what = format!("adding address {address} to link {}", link.name);
+    Message::route(what, NLM_F_CREATE | NLM_F_EXCL, &RouteNetlinkMessage::NewAddress(message))
+}
+
+/// Where the search for other holders of a link's IPv6 addresses stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Search {
+    /// Goes on.
+    Running,
+    /// Nobody else has them.
+    Done,
+    /// This one belongs to somebody else.
+    Taken(IpAddr),
+}
+
+/// Where the search for other holders of the link's addresses stands.
+///
+/// # Errors
+/// [`NetError`].
+pub fn search(socket: &mut Socket, link: &Link) -> Result<Search, NetError> {
+    let mut outcome = Search::Done;
+    for message in dump(socket, link)? {
+        let flags = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Flags(flags) => Some(*flags),
+            _ => None,
+        });
+        let flags = flags.unwrap_or(AddressFlags::empty());
+        if let (true, Some(found)) = (flags.contains(AddressFlags::Dadfailed), address(&message)) {
+            return Ok(Search::Taken(found.addr()));
+        }
+        if flags.contains(AddressFlags::Tentative) {
+            outcome = Search::Running;
+        }
+    }
+    Ok(outcome)
+}
+
 /// The change that removes an address.
 pub fn remove(link: &Link, address: IpNet) -> Message {
     let what = format!("removing address {address} from link {}", link.name);
@@ -37,6 +90,32 @@ pub fn remove(link: &Link, address: IpNet) -> Message {
 /// # Errors
 /// [`NetError`].
 pub fn list(socket: &mut Socket, link: &Link) -> Result<Vec<IpNet>, NetError> {
+    let found = dump(socket, link)?;
+    Ok(found
+        .iter()
+        .filter(|message| message.header.scope != AddressScope::Link)
+        .filter_map(address)
+        .collect())
+}
+
+/// Every address of the calling thread's namespace.
+///
+/// # Errors
+/// [`NetError`].
+pub fn all(socket: &mut Socket) -> Result<Vec<IpNet>, NetError> {
+    let question = Message::route(
+        "listing addresses",
+        NLM_F_DUMP,
+        &RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+    );
+    let answers = socket.ask(&question)?;
+    answers
+        .iter()
+        .filter_map(|answer| decode(answer, &question.what).map(|found| address(&found)).transpose())
+        .collect()
+}
+
+fn dump(socket: &mut Socket, link: &Link) -> Result<Vec<AddressMessage>, NetError> {
     let mut query = AddressMessage::default();
     query.header.index = link.index;
     let what = format!("listing the addresses of link {}", link.name);
@@ -44,10 +123,9 @@ pub fn list(socket: &mut Socket, link: &Link) -> Result<Vec<IpNet>, NetError> {
     let mut found = Vec::new();
     for answer in socket.ask(&question)? {
         let message: AddressMessage = decode(&answer, &question.what)?;
-        if message.header.index != link.index || message.header.scope == AddressScope::Link {
-            continue;
+        if message.header.index == link.index {
+            found.push(message);
         }
-        found.extend(address(&message));
     }
     Ok(found)
 }

@@ -73,6 +73,11 @@ impl NetError {
         self.errno() == Some(Errno::EXIST)
     }
 
+    /// Whether the kernel lacks what was asked for.
+    pub fn is_unsupported(&self) -> bool {
+        self.errno() == Some(Errno::OPNOTSUPP)
+    }
+
     /// Whether the thing is not there.
     pub fn is_missing(&self) -> bool {
         matches!(self.errno(), Some(Errno::NOENT | Errno::NODEV | Errno::SRCH | Errno::ADDRNOTAVAIL))

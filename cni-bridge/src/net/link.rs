@@ -7,12 +7,17 @@ use std::str::FromStr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask,
-    LinkFlags, LinkInfo, LinkMessage, State,
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
 };
 
 use super::error::NetError;
 use super::socket::{Answer, Message, Socket, decode};
+use super::sublink::Detail;
+
+/// The group of links that are Berth's own and shared by several attachments; given with the link's creation, so that
+/// no such link is ever without it.
+pub const OWN_GROUP: u32 = 0x6265_7274;
 
 /// A link as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -41,6 +46,14 @@ pub struct Link {
     pub hairpin: bool,
     /// As a bridge port: exchanges frames only with ports that are not isolated.
     pub isolated: bool,
+    /// As a bridge port: takes frames only from addresses that the bridge was told to be behind it.
+    pub locked: bool,
+    /// Index of the link that it is on top of, or of the other end of a veth; perhaps in another namespace.
+    pub lower: Option<u32>,
+    /// Free number; [`OWN_GROUP`] on shared links of Berth's, that of [`VethPair::group`] until a pair is tagged.
+    pub group: u32,
+    /// What its kind alone has.
+    pub detail: Detail,
 }
 
 /// A veth pair to make, one end in each namespace, both down.
@@ -56,6 +69,8 @@ pub struct VethPair<'a> {
     pub mtu: Option<u32>,
     /// Hardware address of the other end; random where absent.
     pub peer_mac: Option<Mac>,
+    /// Group of this end, which says what it is for from the first instant on.
+    pub group: u32,
 }
 
 /// What a bridge port is like.
@@ -65,6 +80,8 @@ pub struct PortMode {
     pub hairpin: bool,
     /// See [`Link::isolated`].
     pub isolated: bool,
+    /// See [`Link::locked`].
+    pub locked: bool,
 }
 
 /// An Ethernet address.
@@ -122,6 +139,7 @@ pub fn create_bridge(socket: &mut Socket, name: &str, mac: Mac, mtu: Option<u32>
     message.header.change_mask = LinkFlags::Up;
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
     message.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+    message.attributes.push(LinkAttribute::Group(OWN_GROUP));
     message.attributes.extend(mtu.map(LinkAttribute::Mtu));
     message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
     create(socket, format!("creating bridge {name}"), message)
@@ -139,6 +157,7 @@ pub fn create_veth(socket: &mut Socket, pair: &VethPair<'_>) -> Result<(), NetEr
     peer.attributes.extend(pair.peer_mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(pair.host.to_owned()));
+    message.attributes.push(LinkAttribute::Group(pair.group));
     message.attributes.extend(pair.mtu.map(LinkAttribute::Mtu));
     message.attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::Kind(InfoKind::Veth),
@@ -158,25 +177,39 @@ pub fn delete(socket: &mut Socket, link: &Link) -> Result<(), NetError> {
     socket.apply(&[Message::route(what, 0, &RouteNetlinkMessage::DelLink(message))])
 }
 
-/// The change that makes `link` a port of the bridge `controller`, tags it and brings it up.
-pub fn attach(link: &Link, controller: u32, alias: &str) -> Message {
+/// The change that tags a link and brings it up, as a port of the bridge `controller` where there is one.
+pub fn attach(link: &Link, controller: Option<u32>, alias: &str) -> Message {
     let mut message = change(link);
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
-    message.attributes.push(LinkAttribute::Controller(controller));
-    set(format!("attaching link {} to its bridge", link.name), message)
+    message.attributes.push(LinkAttribute::Group(0));
+    message.attributes.extend(controller.map(LinkAttribute::Controller));
+    set(format!("attaching link {}", link.name), message)
 }
 
 /// The change that sets the mode of a bridge port.
 pub fn set_port_mode(link: &Link, mode: PortMode) -> Message {
     let mut message = change(link);
-    let flags = vec![InfoBridgePort::HairpinMode(mode.hairpin), InfoBridgePort::Isolated(mode.isolated)];
+    let mut flags = vec![InfoBridgePort::HairpinMode(mode.hairpin), InfoBridgePort::Isolated(mode.isolated)];
+    if mode.locked {
+        flags.push(InfoBridgePort::Locked(true));
+    }
     message.attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::PortKind(InfoPortKind::Bridge),
         LinkInfo::PortData(InfoPortData::BridgePort(flags)),
     ]));
     set(format!("setting the port mode of link {}", link.name), message)
+}
+
+/// The change that makes a bridge tell VLANs apart.
+pub fn set_vlan_filtering(link: &Link) -> Message {
+    let mut message = change(link);
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Bridge),
+        LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)])),
+    ]));
+    set(format!("making bridge {} filter VLANs", link.name), message)
 }
 
 /// The change that brings a link up.
@@ -202,17 +235,32 @@ pub fn set_promiscuous(link: &Link) -> Message {
     set(format!("setting link {} promiscuous", link.name), message)
 }
 
-fn change(link: &Link) -> LinkMessage {
+/// The change that undoes [`set_promiscuous`].
+pub fn clear_promiscuous(link: &Link) -> Message {
+    let mut message = change(link);
+    message.header.change_mask = LinkFlags::Promisc;
+    set(format!("setting link {} not promiscuous", link.name), message)
+}
+
+/// The change that gives a link, which must be down, its name and its tag.
+pub fn rename(link: &Link, name: &str, alias: &str) -> Message {
+    let mut message = change(link);
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+    set(format!("renaming link {} to {name}", link.name), message)
+}
+
+pub(super) fn change(link: &Link) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = link.index;
     message
 }
 
-fn set(what: String, message: LinkMessage) -> Message {
+pub(super) fn set(what: String, message: LinkMessage) -> Message {
     Message::route(what, 0, &RouteNetlinkMessage::NewLink(message))
 }
 
-fn create(socket: &mut Socket, what: String, message: LinkMessage) -> Result<(), NetError> {
+pub(super) fn create(socket: &mut Socket, what: String, message: LinkMessage) -> Result<(), NetError> {
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     socket.apply(&[Message::route(what, flags, &RouteNetlinkMessage::NewLink(message))])
 }
@@ -232,6 +280,8 @@ fn read(answer: &Answer, what: &str) -> Result<Link, NetError> {
             LinkAttribute::IfAlias(alias) => link.alias = alias,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::Group(group) => link.group = group,
+            LinkAttribute::Link(index) => link.lower = Some(index),
             LinkAttribute::Address(bytes) => link.mac = bytes.try_into().map(Mac).unwrap_or_default(),
             LinkAttribute::OperState(state) => link.running = link.up && is_running(state),
             LinkAttribute::LinkInfo(infos) => infos.into_iter().for_each(|info| read_info(&mut link, info)),
@@ -244,11 +294,13 @@ fn read(answer: &Answer, what: &str) -> Result<Link, NetError> {
 fn read_info(link: &mut Link, info: LinkInfo) {
     match info {
         LinkInfo::Kind(kind) => link.kind = kind.to_string(),
+        LinkInfo::Data(data) => link.detail = Detail::read(data),
         LinkInfo::PortData(InfoPortData::BridgePort(attributes)) => {
             for attribute in attributes {
                 match attribute {
                     InfoBridgePort::HairpinMode(on) => link.hairpin = on,
                     InfoBridgePort::Isolated(on) => link.isolated = on,
+                    InfoBridgePort::Locked(on) => link.locked = on,
                     _ => {}
                 }
             }

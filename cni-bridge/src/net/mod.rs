@@ -6,14 +6,19 @@ pub mod addr;
 #[allow(unsafe_code)]
 pub mod background;
 pub mod conntrack;
+pub mod device;
 mod error;
 pub mod exec;
 pub mod link;
 pub mod netns;
 pub mod nft;
+pub mod port;
+pub mod removal;
 pub mod route;
 #[allow(unsafe_code)]
 pub mod socket;
+pub mod sublink;
 pub mod sysctl;
+pub mod traffic;
 
 pub use error::{NetError, Refusal};

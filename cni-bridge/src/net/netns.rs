@@ -9,12 +9,41 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde::{Deserialize, Serialize};
 
 /// `f_type` of the file system that namespaces live in.
 const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
 
 /// The calling thread's own.
-const OWN: &str = "/proc/thread-self/ns/net";
+pub const OWN: &str = "/proc/thread-self/ns/net";
+
+/// Where the kernel says which boot this is.
+pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Which namespace it is, whatever path leads to it. Of one boot; a namespace that is gone may hand it on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Device of the file system that namespaces live in.
+    pub dev: u64,
+    /// Inode number there.
+    pub ino: u64,
+}
+
+/// Which namespace the calling thread is in.
+///
+/// # Errors
+/// Of reading `/proc`.
+pub fn own() -> io::Result<Identity> {
+    std::fs::metadata(OWN).map(|found| Identity { dev: found.dev(), ino: found.ino() })
+}
+
+/// Which boot this is.
+///
+/// # Errors
+/// Of reading `/proc`.
+pub fn boot_id() -> io::Result<String> {
+    std::fs::read_to_string(BOOT_ID).map(|text| text.trim().to_owned())
+}
 
 /// An open network namespace; stays alive while this is held.
 #[derive(Debug)]
@@ -66,9 +95,16 @@ impl NetNs {
     /// [`NetNsError::Failed`].
     pub fn is_own(&self) -> Result<bool, NetNsError> {
         let failed = |source| NetNsError::Failed { path: self.path.clone(), source };
-        let own = std::fs::metadata(OWN).map_err(failed)?;
-        let this = self.file.metadata().map_err(failed)?;
-        Ok((own.dev(), own.ino()) == (this.dev(), this.ino()))
+        Ok(own().map_err(failed)? == self.identity()?)
+    }
+
+    /// Which namespace it is.
+    ///
+    /// # Errors
+    /// [`NetNsError::Failed`].
+    pub fn identity(&self) -> Result<Identity, NetNsError> {
+        let failed = |source| NetNsError::Failed { path: self.path.clone(), source };
+        self.file.metadata().map(|found| Identity { dev: found.dev(), ino: found.ino() }).map_err(failed)
     }
 
     /// Runs `work` inside; the calling thread is back in its own namespace afterwards.

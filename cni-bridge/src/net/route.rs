@@ -32,10 +32,39 @@ pub struct Route {
     pub table: Option<u32>,
     /// Scope; link or universe, as the next hop suggests, where absent.
     pub scope: Option<u8>,
+    /// Source address of what this host sends; the kernel's choice where absent.
+    pub source: Option<IpAddr>,
+}
+
+impl Route {
+    /// An on-link route in the main table.
+    pub fn to(dst: IpNet) -> Self {
+        Self {
+            dst,
+            gateway: None,
+            mtu: None,
+            advmss: None,
+            priority: None,
+            table: None,
+            scope: None,
+            source: None,
+        }
+    }
 }
 
 /// The change that adds `route` through `link`.
 pub fn add(link: &Link, route: &Route) -> Message {
+    let what = format!("adding a route to {} through link {}", route.dst, link.name);
+    Message::route(what, NLM_F_CREATE | NLM_F_EXCL, &RouteNetlinkMessage::NewRoute(message(link, route)))
+}
+
+/// The change that removes `route` through `link`.
+pub fn remove(link: &Link, route: &Route) -> Message {
+    let what = format!("removing the route to {} through link {}", route.dst, link.name);
+    Message::route(what, 0, &RouteNetlinkMessage::DelRoute(message(link, route)))
+}
+
+fn message(link: &Link, route: &Route) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
         address_family: family(route.dst.addr()),
@@ -57,6 +86,7 @@ pub fn add(link: &Link, route: &Route) -> Message {
     attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(RouteAddress::from(gateway))));
     attributes.extend(route.priority.map(RouteAttribute::Priority));
     attributes.extend(route.table.map(RouteAttribute::Table));
+    attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(RouteAddress::from(source))));
     let metrics: Vec<RouteMetric> = [route.mtu.map(RouteMetric::Mtu), route.advmss.map(RouteMetric::Advmss)]
         .into_iter()
         .flatten()
@@ -64,8 +94,7 @@ pub fn add(link: &Link, route: &Route) -> Message {
     if !metrics.is_empty() {
         attributes.push(RouteAttribute::Metrics(metrics));
     }
-    let what = format!("adding a route to {} through link {}", route.dst, link.name);
-    Message::route(what, NLM_F_CREATE | NLM_F_EXCL, &RouteNetlinkMessage::NewRoute(message))
+    message
 }
 
 /// Destination and next hop of the unicast routes through `link`, in every table.
@@ -90,6 +119,68 @@ pub fn list(
         }
     }
     Ok(found)
+}
+
+/// Index of the link of the default route that wins, IPv4's before IPv6's.
+///
+/// # Errors
+/// [`NetError`].
+pub fn default_link(socket: &mut Socket) -> Result<Option<u32>, NetError> {
+    for like in [IpAddr::from([0; 4]), IpAddr::from([0; 16])] {
+        let routes = all(socket, like)?;
+        let of_main = routes.iter().filter(|route| {
+            route.header.destination_prefix_length == 0 && route.header.table == RouteHeader::RT_TABLE_MAIN
+        });
+        let found = of_main.filter_map(|route| Some((priority(route), attribute_oif(route)?))).min();
+        if let Some((_, index)) = found {
+            return Ok(Some(index));
+        }
+    }
+    Ok(None)
+}
+
+/// Destinations of all unicast routes of a family, in every table.
+///
+/// # Errors
+/// [`NetError`].
+pub fn destinations(socket: &mut Socket, like: IpAddr) -> Result<Vec<Destination>, NetError> {
+    let routes = all(socket, like)?;
+    let describe = |route: &RouteMessage| Destination {
+        subnet: destination(route, like),
+        on_link: gateway(route).is_none(),
+    };
+    Ok(routes.iter().map(describe).collect())
+}
+
+/// Where a route of the host leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Destination {
+    /// The subnet.
+    pub subnet: IpNet,
+    /// Reached without another hop.
+    pub on_link: bool,
+}
+
+fn all(socket: &mut Socket, like: IpAddr) -> Result<Vec<RouteMessage>, NetError> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = family(like);
+    let question = Message::route("listing routes", NLM_F_DUMP, &RouteNetlinkMessage::GetRoute(query));
+    let mut found = Vec::new();
+    for answer in socket.ask(&question)? {
+        let message: RouteMessage = decode(&answer, &question.what)?;
+        if message.header.kind == RouteType::Unicast {
+            found.push(message);
+        }
+    }
+    Ok(found)
+}
+
+fn priority(message: &RouteMessage) -> u32 {
+    let found = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Priority(priority) => Some(*priority),
+        _ => None,
+    });
+    found.unwrap_or(0)
 }
 
 /// Index of the link through which packets to `address` leave.

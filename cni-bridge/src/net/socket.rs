@@ -13,7 +13,9 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{
+    Timeout, set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force, set_socket_timeout,
+};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
@@ -23,6 +25,8 @@ use super::error::{NetError, Refusal};
 /// Large enough for any datagram that the kernel makes of a dump.
 const BUFFER: usize = 64 << 10;
 const HEADER: usize = 16;
+/// Larger requests than this, in bytes, may not fit the kernel's default buffers.
+const USUAL_REQUEST: usize = 32 << 10;
 
 /// A netlink socket.
 #[derive(Debug)]
@@ -208,6 +212,11 @@ impl Socket {
     }
 
     fn transmit(&self, bytes: &[u8], what: &str) -> Result<(), NetError> {
+        if bytes.len() > USUAL_REQUEST {
+            // Room for a batch of thousands of changes, and for as many refusals; refused without the privilege.
+            let _ = set_socket_send_buffer_size_force(&self.fd, bytes.len() * 2);
+            let _ = set_socket_recv_buffer_size_force(&self.fd, bytes.len() * 8);
+        }
         loop {
             match send(&self.fd, bytes, SendFlags::empty()) {
                 Ok(_) => return Ok(()),

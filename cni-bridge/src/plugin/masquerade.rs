@@ -5,15 +5,17 @@
 //! the chain `inside` knows all such subnets.
 
 use ipnet::IpNet;
-use proto::cni::{Attachment, NetworkName};
+use proto::cni::{Attachment, CniError, NetworkName, Request};
 
+use super::prev_result;
 use crate::net::NetError;
 use crate::net::nft::{
     Chain, Conflict, Element, Expression, Field, HeaderField, Hook, InsertError, Map, Meta, OnDemand, Rule,
-    Table, Verdict,
+    Table, TableFamily, Verdict,
 };
 use crate::net::socket::Socket;
 use crate::owner::{Owner, is_stale};
+use crate::plugin::predecessor::{self, Trade};
 
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
@@ -33,12 +35,42 @@ pub fn add(socket: &mut Socket, owner: &Owner, addresses: &[IpNet]) -> Result<()
     }
 }
 
-/// Forgets everything of the owner.
+/// Makes lost rules of an attachment again, from the result of its ADD.
+///
+/// # Errors
+/// [`CniError`].
+pub fn repair(request: &Request, attachment: &Attachment) -> Result<(), CniError> {
+    let owner = Owner::new(&request.conf.name, attachment)?;
+    let result = prev_result(request)?;
+    let own =
+        result.ips.iter().filter(|ip| match ip.interface.and_then(|index| result.interfaces.get(index)) {
+            Some(interface) => interface.name == attachment.ifname.as_str() && !interface.sandbox.is_empty(),
+            None => true,
+        });
+    let addresses: Vec<IpNet> = own.map(|ip| ip.address).collect();
+    let mut socket = Socket::netfilter()?;
+    if damage(&mut socket, &owner, &addresses)?.is_none() {
+        return Ok(());
+    }
+    let elements: Vec<_> = entries(&owner, &addresses)
+        .into_iter()
+        .map(|(map, element)| (map, element, Conflict::Replace))
+        .collect();
+    match table().mend(&mut socket, &elements, &chains(&addresses)) {
+        Ok(()) | Err(InsertError::Held { .. }) => Ok(()),
+        Err(InsertError::Net(error)) => Err(error.into()),
+    }
+}
+
+/// Forgets everything of the owner, whoever made it.
 ///
 /// # Errors
 /// [`NetError`].
 pub fn remove(socket: &mut Socket, owner: &Owner) -> Result<(), NetError> {
-    table().remove(socket, &|tag| tag == owner.tag()).map(|_| ())
+    if table().remove(socket, &|tag| tag == owner.tag())?.is_empty() {
+        predecessor::forget(socket, Trade::Masquerade, &|trace| trace.is_of(owner))?;
+    }
+    Ok(())
 }
 
 /// Forgets everything of the network that belongs to no valid attachment.
@@ -46,7 +78,8 @@ pub fn remove(socket: &mut Socket, owner: &Owner) -> Result<(), NetError> {
 /// # Errors
 /// [`NetError`].
 pub fn gc(socket: &mut Socket, network: &NetworkName, valid: &[Attachment]) -> Result<(), NetError> {
-    table().remove(socket, &|tag| is_stale(tag, network, valid)).map(|_| ())
+    table().remove(socket, &|tag| is_stale(tag, network, valid))?;
+    predecessor::forget(socket, Trade::Masquerade, &|trace| trace.is_stale(network, valid))
 }
 
 /// What is missing, in words.
@@ -54,7 +87,10 @@ pub fn gc(socket: &mut Socket, network: &NetworkName, valid: &[Attachment]) -> R
 /// # Errors
 /// [`NetError`].
 pub fn damage(socket: &mut Socket, owner: &Owner, addresses: &[IpNet]) -> Result<Option<String>, NetError> {
-    table().damage(socket, &entries(owner, addresses), &chains(addresses))
+    let damage = table().damage(socket, &entries(owner, addresses), &chains(addresses))?;
+    // What the reference plugin made serves as well.
+    let made_by_other = damage.is_some() && predecessor::has_any(socket, Trade::Masquerade, owner)?;
+    Ok(damage.filter(|_| !made_by_other))
 }
 
 fn entries(owner: &Owner, addresses: &[IpNet]) -> Vec<(&'static str, Element)> {
@@ -139,6 +175,7 @@ fn table() -> Table {
     let postrouting =
         Chain { name: "postrouting".to_owned(), hook: Some(Hook { kind: "nat", number: 4, priority: 100 }) };
     Table {
+        family: TableFamily::Inet,
         name: "berth_masquerade",
         maps: vec![
             Map { name: "pods4", key: &[Field::Ipv4], data: &[Field::Verdict] },

@@ -1,26 +1,50 @@
 //! The plugins: configuration in, kernel state and result out.
 
+pub mod bandwidth;
 pub mod bridge;
+pub mod child;
+pub mod firewall;
+mod isolation;
+mod keys;
 pub mod loopback;
 mod masquerade;
+mod pod;
 pub mod portmap;
+mod predecessor;
+pub mod ptp;
+mod teardown;
+pub mod tuning;
+mod veth;
 
 use std::path::Path;
 
 use proto::cni::plugin::OwnNetns;
-use proto::cni::{CniError, ErrorCode, Plugin, Request};
+use proto::cni::{CniError, CniResult, ErrorCode, Plugin, Request};
 
+use crate::ipam::fixed::Static;
 use crate::ipam::host_local::HostLocal;
 use crate::net::NetError;
 use crate::net::netns::{NetNs, NetNsError};
 
 /// Every plugin in this program.
-pub const ALL: [&(dyn Plugin + Sync); 4] =
-    [&bridge::Bridge, &HostLocal, &loopback::Loopback, &portmap::PortMap];
+pub const ALL: &[&(dyn Plugin + Sync)] = &[
+    &bandwidth::Bandwidth,
+    &bridge::Bridge,
+    &firewall::Firewall,
+    &HostLocal,
+    &child::IpVlan,
+    &loopback::Loopback,
+    &child::MacVlan,
+    &portmap::PortMap,
+    &ptp::Ptp,
+    &Static,
+    &tuning::Tuning,
+    &child::Vlan,
+];
 
 /// The plugin with the reference's name `name`.
 pub fn named(name: &str) -> Option<&'static (dyn Plugin + Sync)> {
-    ALL.into_iter().find(|plugin| plugin.name() == name)
+    ALL.iter().copied().find(|plugin| plugin.name() == name)
 }
 
 /// Opens CNI_NETNS for ADD and CHECK, where it must be there and not be our own.
@@ -33,13 +57,25 @@ fn open_netns(request: &Request, path: &Path) -> Result<NetNs, CniError> {
     Ok(netns)
 }
 
+/// The result of the plugins before.
+fn prev_result(request: &Request) -> Result<CniResult, CniError> {
+    let missing = || {
+        let problem = format!("missing; {} must be chained after another plugin", request.conf.plugin);
+        CniError::config("prevResult", problem)
+    };
+    request.conf.prev_result()?.ok_or_else(missing)
+}
+
 /// A failed CHECK.
 fn damaged(what: impl Into<String>) -> CniError {
     CniError::new(ErrorCode::PLUGIN, what)
 }
 
 /// The first error of a teardown that ran all its steps, with the others in its details.
-fn collect(outcomes: impl IntoIterator<Item = Result<(), CniError>>) -> Result<(), CniError> {
+///
+/// # Errors
+/// The first of them.
+pub fn collect(outcomes: impl IntoIterator<Item = Result<(), CniError>>) -> Result<(), CniError> {
     let mut errors = outcomes.into_iter().filter_map(Result::err);
     let Some(mut first) = errors.next() else { return Ok(()) };
     for error in errors {

@@ -4,7 +4,8 @@ use proto::cni::runtime::Additions;
 use proto::cni::{ErrorCode, Verb};
 use serde_json::{Value, json};
 
-use super::node::{NetNs, Node, attachment, connect, privileged, serve, wire};
+use super::node::{NetNs, Node, attachment, privileged};
+use super::wire::{connect, serve, wire};
 
 fn only_bridge(json: &mut Value) {
     json["plugins"].as_array_mut().unwrap().truncate(1);
@@ -221,7 +222,17 @@ fn failed_adds_leave_nothing() {
         assert!(!pod.output("ip", &["-o", "link"]).contains("eth0"), "{expect}");
     };
     let invalid = ErrorCode::INVALID_NETWORK_CONFIG;
-    check(&|conf| conf["vlan"] = 7.into(), ErrorCode::UNSUPPORTED_FIELD, "vlan: 7 is not supported");
+    check(
+        &|conf| conf["ipam"]["type"] = "dhcp".into(),
+        ErrorCode::UNSUPPORTED_FIELD,
+        "ipam.type: \"dhcp\" is not supported",
+    );
+    let single = json!([[{"subnet": "10.1.0.7/32"}]]);
+    check(
+        &|conf| conf["ipam"]["ranges"] = single.clone(),
+        invalid,
+        "ipam: 10.1.0.7/32 has no room for a gateway",
+    );
     check(&|conf| conf["bridge"] = "tap0".into(), invalid, "bridge: link tap0 exists and is no bridge");
     check(&|conf| conf["ipam"]["ranges"] = json!([]), invalid, "ipam.ranges: missing");
     check(
@@ -261,31 +272,50 @@ fn a_namespace_must_be_one_and_not_our_own() {
 }
 
 #[test]
-fn a_changed_gateway_needs_force() {
+fn a_changed_gateway_waits_for_the_old_ones_pods() {
     if !privileged() {
         return;
     }
-    let node = Node::new(only_bridge);
-    let pod = NetNs::new();
-    node.add("a", &pod, Value::Null).unwrap();
-    node.del("a", Some(&pod.path)).unwrap();
-    let mut moved = Node::new(|json| {
+    let elsewhere = |json: &mut Value| {
         only_bridge(json);
         json["plugins"][0]["ipam"]["ranges"] = json!([[{"subnet": "10.99.0.0/16"}]]);
-    });
-    moved.host = node.host;
-    let error = moved.add("a", &pod, Value::Null).err().unwrap();
+    };
+    let mut node = Node::new(only_bridge);
+    let (old, new) = (NetNs::new(), NetNs::new());
+    node.add("old", &old, Value::Null).unwrap();
+    let mut moved = Node::new(elsewhere);
+    std::mem::swap(&mut moved.host, &mut node.host);
+    let error = moved.add("new", &new, Value::Null).err().unwrap();
     assert!(error.msg.contains("already has an IP address different from 10.99.0.1/16"), "{error}");
-    assert_eq!(moved.leftovers(), [""; 0]);
+    assert!(!moved.leftovers().iter().any(|name| name.starts_with("10.99")), "{:?}", moved.leftovers());
+    std::mem::swap(&mut moved.host, &mut node.host);
+    node.del("old", Some(&old.path)).unwrap();
+    std::mem::swap(&mut moved.host, &mut node.host);
+    moved.add("new", &new, Value::Null).unwrap();
+    let addresses = moved.host.output("ip", &["-o", "-4", "addr", "show", "berth0"]);
+    assert!(addresses.contains("10.99.0.1/16") && !addresses.contains("10.211"), "{addresses}");
+}
+
+#[test]
+fn a_changed_gateway_can_be_forced_on_another_bridge() {
+    if !privileged() {
+        return;
+    }
+    let mut node = Node::new(only_bridge);
+    node.host.output("ip", &["link", "add", "berth0", "type", "bridge"]);
+    node.host.output("ip", &["addr", "add", "10.98.0.1/16", "dev", "berth0"]);
+    let pod = NetNs::new();
+    let error = node.add("a", &pod, Value::Null).err().unwrap();
+    assert!(error.msg.contains("already has an IP address different from 10.211.64.1/20"), "{error}");
+    assert_eq!(node.leftovers(), [""; 0]);
     let mut forced = Node::new(|json| {
         only_bridge(json);
-        json["plugins"][0]["ipam"]["ranges"] = json!([[{"subnet": "10.99.0.0/16"}]]);
         json["plugins"][0]["forceAddress"] = true.into();
     });
-    forced.host = moved.host;
+    std::mem::swap(&mut forced.host, &mut node.host);
     forced.add("a", &pod, Value::Null).unwrap();
     let addresses = forced.host.output("ip", &["-o", "-4", "addr", "show", "berth0"]);
-    assert!(addresses.contains("10.99.0.1/16") && !addresses.contains("10.211"), "{addresses}");
+    assert!(addresses.contains("10.211.64.1/20") && !addresses.contains("10.98"), "{addresses}");
 }
 
 #[test]
@@ -305,7 +335,7 @@ fn gc_keeps_the_valid_and_status_tells() {
     node.whole(Verb::Gc, Some(&[attachment("c1")])).unwrap();
     let left = node.leftovers();
     assert!(left.iter().all(|name| !name.contains("/c0/") && !name.contains("/c2/")), "{left:?}");
-    assert_eq!(left.len(), 5, "veth, two maps of addresses, port and reservation: {left:?}");
+    assert_eq!(left.len(), 6, "veth, two maps of addresses, port, reservation and its note: {left:?}");
     node.whole(Verb::Gc, Some(&[])).unwrap();
     assert_eq!(node.leftovers(), [""; 0]);
 }

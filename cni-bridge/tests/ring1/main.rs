@@ -3,8 +3,19 @@
 //! Needs root. Without it every test is skipped, loudly; with `E2E_REQUIRE=1` that is a failure.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bandwidth;
 mod bridge;
 mod crash;
+mod firewall;
+mod guest;
 mod loopback;
+mod macvlan;
+mod macvlan_faults;
+mod mixed;
 mod node;
 mod portmap;
+mod ptp;
+mod repair;
+mod switch;
+mod tuning;
+mod wire;

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use cni_bridge::net::link;
+use cni_bridge::net::nft::{TableFamily, TableId, rules_of};
 use cni_bridge::net::socket::Socket;
 use proto::cni::args::Attachment;
 use proto::cni::runtime::{Additions, Environment, Output, plugin_input};
@@ -76,6 +77,8 @@ pub struct Node {
     pub host: NetNs,
     pub dir: tempfile::TempDir,
     pub list: NetConfList,
+    /// Directory of the plugins to call, where these are not the program under test.
+    pub others: Option<PathBuf>,
 }
 
 /// What ADD of a list gave.
@@ -114,11 +117,18 @@ impl Node {
     /// A node with the configuration that is shipped, its store moved into a directory of the test; `change` may
     /// alter the list.
     pub fn new(change: impl FnOnce(&mut Value)) -> Self {
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/cni/10-berth.conflist");
+        let shipped =
+            Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("deploy/cni/10-berth.conflist");
         let mut json: Value = serde_json::from_slice(&std::fs::read(shipped).unwrap()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         json["plugins"][0]["ipam"]["dataDir"] = dir.path().to_str().unwrap().into();
         change(&mut json);
+        for plugin in json["plugins"].as_array_mut().unwrap() {
+            plugin["stateDir"] = dir.path().join("state").to_str().unwrap().into();
+            if plugin["ipam"].is_object() {
+                plugin["ipam"]["dataDir"] = dir.path().to_str().unwrap().into();
+            }
+        }
         let list = NetConfList::parse(json.to_string().as_bytes()).unwrap();
         let host = NetNs::new();
         host.run(|| {
@@ -126,7 +136,25 @@ impl Node {
             let lo = link::get(&mut socket, "lo").unwrap().unwrap();
             socket.apply(&[link::set_up(&lo)]).unwrap();
         });
-        Self { host, dir, list }
+        Self { host, dir, list, others: None }
+    }
+
+    /// A node with a list of a single plugin.
+    pub fn with(plugin: Value) -> Self {
+        Self::new(|json| json["plugins"] = json!([plugin]))
+    }
+
+    /// Another network on the same host and store.
+    pub fn beside(self, name: &str, plugin: Value) -> (Self, NetConfList) {
+        let mut json = json!({"cniVersion": "1.1.0", "name": name, "plugins": [plugin]});
+        let plugin = &mut json["plugins"][0];
+        plugin["stateDir"] = self.dir.path().join("state").to_str().unwrap().into();
+        if plugin["ipam"].is_object() {
+            plugin["ipam"]["dataDir"] = self.dir.path().to_str().unwrap().into();
+        }
+        let list = NetConfList::parse(json.to_string().as_bytes()).unwrap();
+        let first = self.list;
+        (Self { host: self.host, dir: self.dir, list, others: self.others }, first)
     }
 
     /// Starts one plugin of the list.
@@ -143,10 +171,11 @@ impl Node {
             attachment: Some(target.0),
             netns: target.1,
             args: "IgnoreUnknown=1",
-            path: &[],
+            path: self.others.as_slice(),
         };
         let (name, variables) = (self.list.plugins[index].plugin.clone(), environment.variables());
-        let mut child = self.host.run(move || spawn(&name, variables));
+        let other = self.others.as_ref().map(|dir| dir.join(&name));
+        let mut child = self.host.run(move || spawn(&name, other, variables));
         // A plugin that fails early does not read.
         let _ = child.stdin.take().unwrap().write_all(&input);
         child
@@ -171,9 +200,13 @@ impl Node {
         output.result(self.list.version).map(|(json, result)| Some(Added { json, result }))
     }
 
-    /// ADD of the whole list.
+    /// ADD of the whole list with host ports.
     pub fn add(&self, container: &str, pod: &NetNs, ports: Value) -> Result<Added, CniError> {
-        let capabilities = json!({"portMappings": ports});
+        self.add_with(container, pod, json!({"portMappings": ports}))
+    }
+
+    /// ADD of the whole list with capabilities.
+    pub fn add_with(&self, container: &str, pod: &NetNs, capabilities: Value) -> Result<Added, CniError> {
         let target = attachment(container);
         let target = (&target, Some(pod.path.as_path()));
         let mut last: Option<Added> = None;
@@ -195,9 +228,29 @@ impl Node {
         Ok(())
     }
 
-    /// CHECK of the whole list.
+    /// DEL of the whole list, in reverse, with the result of ADD.
+    pub fn del_with(&self, container: &str, netns: Option<&Path>, added: &Added) -> Result<(), CniError> {
+        let target = attachment(container);
+        for index in (0..self.list.plugins.len()).rev() {
+            let more = Additions { prev_result: Some(&added.json), ..Additions::default() };
+            self.call(index, Verb::Del, (&target, netns), more)?;
+        }
+        Ok(())
+    }
+
+    /// CHECK of the whole list with host ports.
     pub fn check(&self, container: &str, pod: &NetNs, ports: Value, added: &Added) -> Result<(), CniError> {
-        let capabilities = json!({"portMappings": ports});
+        self.check_with(container, pod, json!({"portMappings": ports}), added)
+    }
+
+    /// CHECK of the whole list with capabilities.
+    pub fn check_with(
+        &self,
+        container: &str,
+        pod: &NetNs,
+        capabilities: Value,
+        added: &Added,
+    ) -> Result<(), CniError> {
         let target = attachment(container);
         for index in 0..self.list.plugins.len() {
             let more = Additions {
@@ -220,15 +273,18 @@ impl Node {
         Ok(())
     }
 
-    /// Everything that belongs to an attachment: veths of the host, elements of nf_tables, reserved addresses.
+    /// Everything that belongs to an attachment: links of the host, elements and rules of nf_tables, reserved addresses.
     pub fn leftovers(&self) -> Vec<String> {
         let mut found = self.host.run(|| {
             let links = link::list(&mut Socket::route().unwrap()).unwrap();
-            let veths = links
-                .into_iter()
-                .filter(|link| link.kind == "veth" && link.name != "wire0")
-                .map(|link| link.name);
-            let mut found: Vec<String> = veths.collect();
+            let own = |link: &link::Link| match link.kind.as_str() {
+                // The gateway of a VLAN stays, as its bridge does.
+                "veth" => link.name != "wire0" && !link.name.contains('.') && !link.name.starts_with("vgwp"),
+                "ifb" => true,
+                "macvlan" | "vlan" | "dummy" => link.group == link::OWN_GROUP,
+                _ => false,
+            };
+            let mut found: Vec<String> = links.into_iter().filter(own).map(|link| link.name).collect();
             let mut netfilter = Socket::netfilter().unwrap();
             for (table, map) in [
                 ("berth_masquerade", "pods4"),
@@ -239,86 +295,66 @@ impl Node {
                 ("berth_portmap", "addrs6"),
                 ("berth_portmap", "pods4"),
                 ("berth_portmap", "pods6"),
+                ("berth_portmap_if", "ports4"),
+                ("berth_portmap_if", "addrs4"),
+                ("berth_portmap_if", "when4"),
+                ("berth_isolation", "from4"),
+                ("berth_isolation", "from6"),
+                ("berth_isolation", "to4"),
+                ("berth_isolation", "to6"),
+                ("berth_firewall", "pods4"),
+                ("berth_firewall", "pods6"),
             ] {
                 let elements = cni_bridge::net::nft::elements(&mut netfilter, table, map).unwrap();
                 found.extend(
                     elements.into_iter().flatten().map(|element| format!("{table} {map} {}", element.owner)),
                 );
             }
+            for family in [TableFamily::Ip4, TableFamily::Ip6] {
+                let table = TableId { family, name: "filter" };
+                let rules = rules_of(&mut netfilter, table, "CNI-FORWARD").unwrap();
+                found.extend(rules.into_iter().map(|rule| format!("CNI-FORWARD {}", rule.comment)));
+            }
+            let bridged = TableId { family: TableFamily::Bridge, name: "berth_firewall" };
+            let elements = cni_bridge::net::nft::elements(&mut netfilter, bridged, "pods4").unwrap();
+            found.extend(elements.into_iter().flatten().map(|element| format!("bridged {}", element.owner)));
             found
         });
         let store = self.dir.path().join(self.list.name.as_str());
-        let files = std::fs::read_dir(store).into_iter().flatten();
-        let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        found.extend(names.filter(|name| name != "lock" && !name.starts_with("last_reserved_ip.")));
+        let noted = names(&store.join(".owners")).into_iter().map(|name| format!(".owners {name}"));
+        let reserved = names(&store).into_iter();
+        let reserved = reserved.filter(|name| {
+            name != "lock" && !name.starts_with("last_reserved_ip.") && !name.starts_with('.')
+        });
+        found.extend(reserved.chain(noted));
+        for ledger in names(&self.dir.path().join("state")) {
+            let ledger = self.dir.path().join("state").join(ledger);
+            found.extend(names(&ledger.join("attachments")).into_iter().map(|name| format!("ledger {name}")));
+            found.extend(names(&ledger.join("shared")).into_iter().map(|name| format!("shared {name}")));
+            let marks = names(&ledger).into_iter();
+            found.extend(marks.filter(|name| name.starts_with("made.") || name.starts_with("promiscuous.")));
+        }
         found.sort();
         found
     }
 }
 
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
 #[allow(clippy::disallowed_methods, reason = "the test runs the program under test")]
-fn spawn(name: &str, variables: Vec<(&'static str, String)>) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_cni-bridge"))
+fn spawn(name: &str, other: Option<PathBuf>, variables: Vec<(&'static str, String)>) -> Child {
+    Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_cni-bridge").into()))
         .arg0(format!("/opt/cni/bin/{name}"))
         .env_clear()
+        // What the reference plugins run.
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .envs(variables)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap()
-}
-
-/// Serves TCP on `address` inside `netns`: answers each connection with the peer's address as it sees it.
-pub fn serve(netns: &NetNs, address: &str) {
-    let address = address.to_owned();
-    netns.run(move || {
-        let listener = std::net::TcpListener::bind(&address).unwrap();
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let peer = stream.peer_addr().unwrap().ip().to_string();
-                let _ = stream.write_all(peer.as_bytes());
-            }
-        });
-    });
-}
-
-/// Connects from inside `netns`; what the server saw as the source.
-pub fn connect(netns: &NetNs, address: &str) -> Result<String, std::io::ErrorKind> {
-    let address: std::net::SocketAddr = address.parse().unwrap();
-    netns.run(move || {
-        let limit = std::time::Duration::from_secs(3);
-        let mut stream =
-            std::net::TcpStream::connect_timeout(&address, limit).map_err(|error| error.kind())?;
-        stream.set_read_timeout(Some(limit)).unwrap();
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut stream, &mut text).map_err(|error| error.kind())?;
-        Ok(text)
-    })
-}
-
-/// Joins two namespaces by a veth pair, one end `outer` in the first with `first`, the other in the second.
-pub fn wire(first: &NetNs, second: &NetNs, addresses: (&str, &str)) {
-    let (mine, theirs): (ipnet::IpNet, ipnet::IpNet) =
-        (addresses.0.parse().unwrap(), addresses.1.parse().unwrap());
-    let path = second.path.clone();
-    let up = |name: &'static str, address: ipnet::IpNet| {
-        let mut socket = Socket::route().unwrap();
-        let link = link::get(&mut socket, name).unwrap().unwrap();
-        socket.apply(&[cni_bridge::net::addr::add(&link, address), link::set_up(&link)]).unwrap();
-    };
-    first.run(move || {
-        let netns = cni_bridge::net::netns::NetNs::open(&path).unwrap();
-        let pair = link::VethPair {
-            host: "wire0",
-            peer: "wire1",
-            peer_netns: netns.raw_fd(),
-            mtu: None,
-            peer_mac: None,
-        };
-        link::create_veth(&mut Socket::route().unwrap(), &pair).unwrap();
-        up("wire0", mine);
-    });
-    second.run(move || up("wire1", theirs));
 }

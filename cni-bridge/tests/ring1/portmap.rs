@@ -6,7 +6,8 @@ use std::time::Duration;
 use proto::cni::ErrorCode;
 use serde_json::{Value, json};
 
-use super::node::{NetNs, Node, connect, privileged, serve, wire};
+use super::node::{Added, NetNs, Node, privileged};
+use super::wire::{connect, serve, wire};
 
 fn ports(host: u16) -> Value {
     json!([{"hostPort": host, "containerPort": 80, "protocol": "tcp"}])
@@ -236,6 +237,119 @@ fn check_finds_damage() {
     check(&["nft", "flush", "chain", "inet", "berth_portmap", "output"]);
     check(&["nft", "delete", "table", "inet", "berth_portmap"]);
     check(&["nft", "delete", "table", "inet", "berth_localnet"]);
+}
+
+#[test]
+fn ranges_lead_port_to_port() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::new(|json| json["plugins"][1]["backend"] = "iptables".into());
+    let (pod, other) = (NetNs::new(), NetNs::new());
+    let range = json!([{"hostPort": 20000, "containerPort": 10000, "range": 5000}]);
+    let added = node.add("a", &pod, range.clone()).unwrap();
+    for port in [10000, 12500, 14999] {
+        serve(&pod, &format!("0.0.0.0:{port}"));
+        assert!(connect(&node.host, &format!("127.0.0.1:{}", port + 10000)).is_ok(), "{port}");
+    }
+    assert!(connect(&node.host, "127.0.0.1:25000").is_err());
+    node.check("a", &pod, range, &added).unwrap();
+    let error = node.add("b", &other, json!([{"hostPort": 24999, "containerPort": 1}])).err().unwrap();
+    let holder = "plugin portmap: tcp host port 24999 is already published for berth/a/eth0";
+    assert_eq!(error.msg, holder);
+    node.del("b", None).unwrap();
+    node.del("a", None).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
+}
+
+#[test]
+fn conditions_choose_packets() {
+    if !privileged() {
+        return;
+    }
+    let mut node = Node::new(|json| {
+        json["plugins"][1]["conditionsV4"] = json!(["!", "-s", "192.0.2.2", "-d", "192.0.2.0/24"]);
+    });
+    let (pod, other, world) = (NetNs::new(), NetNs::new(), NetNs::new());
+    wire(&node.host, &world, ("192.0.2.1/24", "192.0.2.2/24"));
+    world.output("ip", &["addr", "add", "192.0.2.3/24", "dev", "wire1"]);
+    let published = json!([{"hostPort": 1000, "containerPort": 80},
+        {"hostPort": 1001, "containerPort": 80, "hostIP": "192.0.2.1"}]);
+    let added = node.add("a", &pod, published.clone()).unwrap();
+    serve(&pod, "0.0.0.0:80");
+    let reach = |port: u16| {
+        let from = |source: &'static str| {
+            let _ = world.output("ip", &["route", "replace", "192.0.2.1", "dev", "wire1", "src", source]);
+            connect(&world, &format!("192.0.2.1:{port}")).is_ok()
+        };
+        (from("192.0.2.2"), from("192.0.2.3"))
+    };
+    assert_eq!((reach(1000), reach(1001)), ((false, true), (false, true)));
+    assert!(connect(&node.host, "127.0.0.1:1000").is_err(), "127.0.0.1 is none of the destinations");
+    assert!(connect(&node.host, "192.0.2.1:1000").is_ok());
+    node.check("a", &pod, published.clone(), &added).unwrap();
+    // A port is held, under conditions or without.
+    let plain = {
+        let mut json: Value = serde_json::from_slice(&node.list.to_bytes()).unwrap();
+        json["plugins"][1].as_object_mut().unwrap().remove("conditionsV4");
+        proto::cni::NetConfList::parse(json.to_string().as_bytes()).unwrap()
+    };
+    let conditional = std::mem::replace(&mut node.list, plain);
+    let taken = |node: &Node, name: &str, pod: &NetNs, port: u16, holder: &str| {
+        let error = node.add(name, pod, ports(port)).err().unwrap();
+        let expect =
+            format!("plugin portmap: tcp host port {port} is already published for berth/{holder}/eth0");
+        assert_eq!(error.msg, expect);
+        node.del(name, Some(&pod.path)).unwrap();
+    };
+    taken(&node, "b", &other, 1000, "a");
+    taken(&node, "b", &other, 1001, "a");
+    node.add("b", &other, ports(1002)).unwrap();
+    node.list = conditional;
+    let third = NetNs::new();
+    taken(&node, "c", &third, 1002, "b");
+    taken(&node, "c", &third, 1001, "a");
+    node.host.output("nft", &["flush", "map", "inet", "berth_portmap_if", "when4"]);
+    let error = node.check("a", &pod, published, &added).unwrap_err();
+    assert!(error.msg.contains("published ports: an element of map when4 is missing"), "{error}");
+    node.del("a", None).unwrap();
+    node.del("b", None).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
+}
+
+#[test]
+fn a_free_port_is_found_and_told() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::new(|_| {});
+    let asked = json!([{"hostPort": 0, "containerPort": 80}, {"hostPort": 0, "containerPort": 53, "protocol": "udp"}]);
+    let (a, b) = (NetNs::new(), NetNs::new());
+    let told = |pod: &NetNs, name: &str| {
+        let added = node.add(name, pod, asked.clone()).unwrap();
+        node.check(name, pod, asked.clone(), &added).unwrap();
+        // A runtime that drops what it does not know.
+        let mut plain = added.json.clone();
+        plain.as_object_mut().unwrap().remove("berth.dev/portMappings");
+        let plain = Added { json: plain, result: added.result.clone() };
+        node.check(name, pod, asked.clone(), &plain).unwrap();
+        let ports: Vec<u16> = added.result.port_mappings.iter().map(|port| port.host_port).collect();
+        assert_eq!(added.result.port_mappings[1].protocol, "udp");
+        ports
+    };
+    let first = told(&a, "a");
+    serve(&a, "0.0.0.0:80");
+    assert!(connect(&node.host, &format!("127.0.0.1:{}", first[0])).is_ok());
+    assert_ne!(told(&b, "b")[0], first[0]);
+    node.del("a", Some(&a.path)).unwrap();
+    assert_eq!(told(&a, "a"), first, "the same again");
+    // Not a port that somebody listens on, or has.
+    node.del("a", Some(&a.path)).unwrap();
+    serve(&node.host, &format!("0.0.0.0:{}", first[0]));
+    assert_ne!(told(&a, "a")[0], first[0]);
+    node.del("a", None).unwrap();
+    node.del("b", None).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
 use crate::daemon::Daemon;
+use crate::steps::rules;
 use crate::steps::streams::Node;
 use crate::streaming::Streaming;
 use crate::{recover, service};
@@ -38,6 +39,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let gid = config.socket_gid;
     let daemon = Arc::new(Daemon::start(config)?);
     recover::recover(&daemon).await?;
+    rules::keep(daemon.clone());
     let streaming = Streaming::start(&daemon.config.streaming, Arc::new(Node::new(daemon.clone())))?;
     let listener = listen(&socket, gid)?;
     tracing::info!(

@@ -1,6 +1,7 @@
 //! Side effects on the node, made by the daemon: files, mounts, cgroups, namespaces, CNI plugins, monitors.
 //! Nothing here knows gRPC.
 
+pub mod cdi;
 pub mod cgroup;
 pub mod checkpoint;
 pub mod cni;
@@ -10,6 +11,8 @@ pub mod idmap;
 pub mod kept;
 #[allow(unsafe_code)]
 pub mod limits;
+#[allow(unsafe_code)]
+pub mod lost_rules;
 pub mod monitor;
 pub mod mount;
 pub mod netns;
@@ -18,6 +21,7 @@ pub mod oci;
 pub mod oom_score;
 pub mod processes;
 pub mod program;
+pub mod selinux;
 pub mod source;
 pub mod systemd;
 pub mod usage;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::cgroup::Layout;
 use crate::spec::capabilities::CapSet;
-use crate::spec::{AppArmor, Availability, CgroupVersion, Machine, NodeFacts, OomScore, Selinux};
+use crate::spec::{AppArmor, Availability, CgroupVersion, Machine, NodeFacts, OomScore};
 
 /// Looks at the node.
 pub fn facts(layout: &Layout) -> NodeFacts {
@@ -22,8 +22,6 @@ pub fn facts(layout: &Layout) -> NodeFacts {
         hugetlb: hugetlb(),
         seccomp: present("/proc/sys/kernel/seccomp/actions_avail"),
         apparmor: apparmor(),
-        // Labels are given by the administrator of such a node; none is made here.
-        selinux: Selinux::Disabled,
         oom_score: oom_score(),
         capabilities: bounding_set(),
         devices: super::source::all_devices(),

@@ -103,6 +103,13 @@ pub fn all_devices() -> Vec<HostDevice> {
     nodes
 }
 
+/// One device node of the host, symlinks followed.
+pub fn device_node(path: &Path) -> io::Result<HostDevice> {
+    let mut nodes = Vec::new();
+    collect(&std::fs::canonicalize(path)?, 0, &mut nodes)?;
+    nodes.pop().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is not a device"))
+}
+
 fn collect(path: &Path, depth: usize, nodes: &mut Vec<HostDevice>) -> io::Result<()> {
     let metadata = std::fs::symlink_metadata(path)?;
     let kind = match metadata.file_type() {

@@ -75,6 +75,15 @@ pub enum ImageError {
         #[source]
         source: Cause,
     },
+    /// The node trusts no authority, so that no registry can prove who it is.
+    #[error(
+        "no TLS connection can be made: expected certificates of authorities on this node (ca-certificates)"
+    )]
+    NoCertificates {
+        /// What the TLS library said.
+        #[source]
+        source: Cause,
+    },
     /// The configuration of registries or of the store is wrong.
     #[error("invalid image configuration: {what}")]
     InvalidConfig {

@@ -35,6 +35,8 @@ pub struct Overlay<'a> {
     pub writable: Option<Writable<'a>>,
     /// Owners in a user namespace; without it the files have those of the image.
     pub owners: Option<Owners<'a>>,
+    /// SELinux label of all its files.
+    pub label: Option<&'a str>,
 }
 
 /// Ids of a user namespace.
@@ -149,6 +151,7 @@ impl Overlay<'_> {
         }
         // An index would bind the upper directory to these layers, which an upgrade may move.
         set("index", "off")?;
+        self.label.map_or(Ok(()), |label| set("context", label))?;
         rustix::mount::fsconfig_create(&context)?;
         let attributes = match self.writable {
             Some(_) => MountAttrFlags::empty(),
@@ -171,6 +174,9 @@ impl Overlay<'_> {
         if let Some(writable) = self.writable {
             options += &format!(",upperdir={},workdir={}", name(writable.upper)?, name(writable.work)?);
             flags = MountFlags::empty();
+        }
+        if let Some(label) = self.label {
+            options += &format!(",context=\"{label}\"");
         }
         if options.len() > MAX_OPTIONS {
             let text = format!("{} layers are more than this kernel can stack", lower.len());
@@ -237,7 +243,8 @@ mod tests {
             let private =
                 rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
             rustix::mount::mount_change("/", private).unwrap();
-            let read_only = Overlay { layers: &layers, empty: &empty, writable: None, owners: None };
+            let read_only =
+                Overlay { layers: &layers, empty: &empty, writable: None, owners: None, label: None };
             read_only.mount_by_options(&read_only.lower(), &target).unwrap();
             assert_eq!(std::fs::read(target.join("x")).unwrap(), b"lower");
             assert!(std::fs::write(target.join("x"), "").is_err());

@@ -24,7 +24,7 @@ use crate::monitor::protocol::{ContainerCgroup, CreateContainer, Runtime, defaul
 use crate::spec;
 use crate::steps::cri_config::{missing, plain};
 use crate::steps::mapped_volumes::MappedVolumes;
-use crate::steps::{announce, pod_files, resolve, signal, supervise, teardown, volumes};
+use crate::steps::{announce, cpuset, labels, pod_files, resolve, signal, supervise, teardown, volumes};
 use crate::store;
 use crate::store::container::{Container, ContainerRecord, User};
 use crate::store::message::digest;
@@ -102,6 +102,7 @@ fn plan(
     if !sandbox.state().is_ready() {
         return Err(not_ready(sandbox));
     }
+    cpuset::check(&config)?;
     let id = ContainerId::generate();
     let image = &images.own;
     let defaults = spec::ImageConfig::from(&image.config);
@@ -243,26 +244,33 @@ impl Bundle {
         let record = self.container.record();
         let namespace = self.user_namespace()?;
         let owners = namespace.as_ref().map(|(namespace, ids)| Owners { namespace, ids: *ids });
-        let rootfs = self.mount_root(&record, owners)?;
-        volumes::mount_images(&self.daemon, &record, owners)?;
+        let labels = labels::of_container(&self.sandbox, &record.config);
+        let label = labels.as_ref().map(|labels| labels.mount.as_str());
+        let rootfs = self.mount_root(&record, owners, label)?;
+        volumes::mount_images(&self.daemon, &record, owners, label)?;
         let user = self.resolve_user(&rootfs, &record.config)?;
         if !record.log_path.is_empty() {
             let parent = Path::new(&record.log_path).parent().unwrap_or(Path::new("/"));
             std::fs::create_dir_all(parent).map_err(Error::host(format!("make {}", parent.display())))?;
         }
-        let spec = self.specification(&record, &rootfs, &user)?;
+        let cdi = resolve::cdi(&self.daemon.config.cdi_spec_dirs, &record.config)?;
+        let spec = self.specification(&record, &rootfs, &user, &cdi)?;
         volumes::fill(&self.daemon, &record, &self.sandbox, &rootfs)?;
+        label.map_or(Ok(()), |label| labels::apply(&self.daemon, &record, label))?;
         let path = self.daemon.paths.bundle(&self.container.id).join("config.json");
         let json = serde_json::to_vec(&spec).map_err(|error| Error::Internal(error.to_string()))?;
         write_atomic(&path, &json, 0o600, Durability::Cached)
             .map_err(Error::host(format!("write {}", path.display())))?;
-        Ok(User { uid: user.uid, gid: user.gid, groups: user.additional_gids })
+        let mut groups = user.additional_gids;
+        groups.extend(cdi.additional_gids);
+        Ok(User { uid: user.uid, gid: user.gid, groups })
     }
 
     fn mount_root(
         &self,
         record: &ContainerRecord,
         owners: Option<Owners<'_>>,
+        label: Option<&str>,
     ) -> Result<std::path::PathBuf, Error> {
         let own = self.daemon.paths.container(&record.id);
         let bundle = self.daemon.paths.bundle(&record.id);
@@ -274,7 +282,7 @@ impl Bundle {
         let layers: Vec<_> = record.layers.iter().map(|key| self.daemon.images.layer_path(key)).collect();
         let empty = self.daemon.images.empty_layer();
         let writable = Some(Writable { upper: &upper, work: &work });
-        let overlay = Overlay { layers: &layers, empty: &empty, writable, owners };
+        let overlay = Overlay { layers: &layers, empty: &empty, writable, owners, label };
         overlay.create_writable()?;
         overlay.mount(&rootfs)?;
         Ok(rootfs)
@@ -308,9 +316,11 @@ impl Bundle {
         record: &ContainerRecord,
         rootfs: &Path,
         user: &ResolvedUser,
+        cdi: &spec::cdi::Edits,
     ) -> Result<spec::oci::Spec, Error> {
         let config = &record.config;
         let seccomp_profile = resolve::seccomp_profile(config)?;
+        let labels = labels::of_container(&self.sandbox, config);
         let handler = self.daemon.handlers.get(&record.handler).cloned().unwrap_or_default();
         let inputs = spec::Inputs {
             config,
@@ -332,7 +342,9 @@ impl Bundle {
             mount_sources: &self.mount_sources(record)?,
             image_volumes: &volumes::anonymous(&self.daemon, record),
             devices: &resolve::devices(config)?,
+            cdi,
             seccomp_profile: seccomp_profile.as_deref(),
+            selinux: labels.as_ref(),
             node: &node::current(&self.daemon.node),
             handler: &handler,
         };

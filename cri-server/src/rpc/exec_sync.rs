@@ -19,8 +19,10 @@ use crate::host::monitor::ExecStdio;
 use crate::steps::command::{self, Command, Console};
 use crate::steps::cri_config::{invalid, missing};
 
-/// Most bytes returned of each stream.
-const OUTPUT_LIMIT: usize = 16 << 20;
+/// Most bytes returned of both streams together: what fits into a message that clients of the CRI take.
+const OUTPUT_LIMIT: usize = (16 << 20) - 4096;
+/// What the errors may have of it, however much the output is.
+const ERRORS_SHARE: usize = 1 << 20;
 /// How long output is awaited after the command has ended.
 const DRAIN: Duration = Duration::from_millis(500);
 /// How long a command may run whose request names no timeout.
@@ -58,11 +60,16 @@ pub async fn exec_sync(daemon: &Arc<Daemon>, request: ExecSyncRequest) -> Result
     };
     ended.send_replace(true);
     let (stdout, stderr) = tokio::join!(stdout, stderr);
-    Ok(ExecSyncResponse {
-        exit_code: exit_code?,
-        stdout: stdout.unwrap_or_default(),
-        stderr: stderr.unwrap_or_default(),
-    })
+    let (mut stdout, mut stderr) = (stdout.unwrap_or_default(), stderr.unwrap_or_default());
+    fit(&mut stdout, &mut stderr);
+    Ok(ExecSyncResponse { exit_code: exit_code?, stdout, stderr })
+}
+
+/// Cuts what is too much for one answer.
+fn fit(stdout: &mut Vec<u8>, stderr: &mut Vec<u8>) {
+    let beside = OUTPUT_LIMIT - stdout.len().min(OUTPUT_LIMIT - ERRORS_SHARE);
+    stderr.truncate(beside);
+    stdout.truncate(OUTPUT_LIMIT - stderr.len());
 }
 
 fn output_pipe() -> std::io::Result<(pipe::Receiver, OwnedFd)> {
@@ -71,7 +78,7 @@ fn output_pipe() -> std::io::Result<(pipe::Receiver, OwnedFd)> {
     Ok((pipe::Receiver::from_owned_fd(reader)?, writer))
 }
 
-/// Reads to the end, or until `DRAIN` after the command's end; keeps the first `OUTPUT_LIMIT` bytes.
+/// Reads to the end, or until `DRAIN` after the command's end; keeps at most `OUTPUT_LIMIT` bytes.
 async fn collect(mut pipe: pipe::Receiver, mut ended: watch::Receiver<bool>) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut buffer = vec![0u8; 64 << 10];
@@ -83,7 +90,9 @@ async fn collect(mut pipe: pipe::Receiver, mut ended: watch::Receiver<bool>) -> 
     tokio::pin!(drained);
     loop {
         tokio::select! {
+            // First, since a child that goes on printing always has something to be read.
             biased;
+            () = &mut drained => return kept,
             read = pipe.read(&mut buffer) => match read {
                 Ok(0) | Err(_) => return kept,
                 Ok(length) => {
@@ -91,7 +100,26 @@ async fn collect(mut pipe: pipe::Receiver, mut ended: watch::Receiver<bool>) -> 
                     kept.extend_from_slice(&buffer[..length.min(room)]);
                 }
             },
-            () = &mut drained => return kept,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_streams_fit_into_an_answer() {
+        let check = |output: usize, errors: usize, expect: (usize, usize)| {
+            let (mut stdout, mut stderr) = (vec![0; output], vec![0; errors]);
+            fit(&mut stdout, &mut stderr);
+            assert_eq!((stdout.len(), stderr.len()), expect, "{output} {errors}");
+        };
+        check(3, 5, (3, 5));
+        check(OUTPUT_LIMIT, 0, (OUTPUT_LIMIT, 0));
+        check(0, OUTPUT_LIMIT, (0, OUTPUT_LIMIT));
+        check(OUTPUT_LIMIT, 7, (OUTPUT_LIMIT - 7, 7));
+        check(OUTPUT_LIMIT, OUTPUT_LIMIT, (OUTPUT_LIMIT - ERRORS_SHARE, ERRORS_SHARE));
+        check(9, OUTPUT_LIMIT, (9, OUTPUT_LIMIT - 9));
     }
 }

@@ -16,7 +16,7 @@ use crate::model::sandbox::{Pins, SandboxState};
 use crate::monitor::protocol::{NamespaceKind, NewNamespace, PodSetup};
 use crate::spec::{self, Availability, SpecError};
 use crate::steps::cri_config::{check_sandbox, invalid, missing, namespace_options, port_mappings};
-use crate::steps::{announce, pod_files, supervise, teardown};
+use crate::steps::{announce, labels, pod_files, supervise, teardown};
 use crate::store;
 use crate::store::message::digest;
 use crate::store::sandbox::{PodResources, Sandbox, SandboxRecord};
@@ -69,6 +69,10 @@ async fn find_or_make(
         let reason = format!("is the name of pod sandbox {}", sandbox.id());
         return Err(Error::AlreadyExists { kind: "pod sandbox", name: name.to_string(), reason });
     }
+    let choosing = match daemon.selinux {
+        Some(_) => Some(daemon.choosing_labels.lock().await),
+        None => None,
+    };
     let record = plan(&daemon, config, request.runtime_handler)?;
     let directory = daemon.paths.pod(&record.id);
     let sandbox = Sandbox::new(record, directory.clone());
@@ -78,6 +82,7 @@ async fn find_or_make(
         .map_err(Error::host("make the directory of the pod's record"))?;
     sandbox.enter(SandboxState::Creating)?;
     daemon.sandboxes.insert(sandbox.id().as_str(), sandbox.clone());
+    drop(choosing);
     match make(&daemon, &sandbox).await {
         Ok(()) => Ok(sandbox.id().clone()),
         Err(error) => {
@@ -119,6 +124,7 @@ fn plan(daemon: &Daemon, config: PodSandboxConfig, runtime_handler: String) -> R
         pins,
         cgroup_parent,
         resources: PodResources::default(),
+        selinux: labels::of_pod(daemon, &config)?,
         state: SandboxState::Creating,
         config,
     })
@@ -135,7 +141,12 @@ async fn make(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<(), Error>
     }
     let (paths, id, config) = (daemon.paths.clone(), sandbox.id().clone(), sandbox.fixed.config.clone());
     let hosts_ips = ips.clone();
-    blocking(move || pod_files::write_hosts(&paths, &id, &config, &hosts_ips)).await??;
+    let selinux = sandbox.fixed.selinux.clone();
+    blocking(move || {
+        pod_files::write_hosts(&paths, &id, &config, &hosts_ips)?;
+        selinux.map_or(Ok(()), |labels| pod_files::label(&paths, &id, &labels.mount))
+    })
+    .await??;
     sandbox.enter(SandboxState::Ready { ips })?;
     announce::sandbox(daemon, sandbox);
     // A monitor that died before this had nobody to tell.

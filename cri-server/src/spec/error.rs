@@ -44,6 +44,9 @@ pub enum SpecError {
         #[source]
         source: serde_json::Error,
     },
+    /// A CDI device that the container cannot have.
+    #[error(transparent)]
+    Cdi(#[from] super::cdi::CdiError),
     /// The caller did not resolve something that the request needs. A fault of the runtime, not of the request.
     #[error("{fact} of the container is not resolved")]
     MissingFact {

@@ -9,7 +9,7 @@ use proto::cri::{MountPropagation, NamespaceMode};
 use super::fixture::{Case, bind, device};
 use super::*;
 
-fn check(name: &str, case: &Case) {
+pub(super) fn check(name: &str, case: &Case) {
     let spec = case.generate().unwrap();
     let text = serde_json::to_string_pretty(&spec).unwrap() + "\n";
     assert_eq!(serde_json::from_str::<oci::Spec>(&text).unwrap(), spec, "{name} reads back");

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use proto::cri;
 
 use super::capabilities::CapSet;
+use super::cdi;
+use super::selinux;
 use crate::model::id::{ContainerId, PodId};
 
 /// A request for a container with all facts that it needs.
@@ -39,8 +41,12 @@ pub struct Inputs<'a> {
     pub image_volumes: &'a [ImageVolume],
     /// Devices of `config.devices`, in the same order.
     pub devices: &'a [ResolvedDevice],
+    /// What the request's CDI devices change, [`cdi::requested`].
+    pub cdi: &'a cdi::Edits,
     /// Content of the Localhost seccomp profile, when [`super::seccomp::requested`] names one.
     pub seccomp_profile: Option<&'a [u8]>,
+    /// The container's SELinux labels, where the node has SELinux: elsewhere options are checked and have no effect.
+    pub selinux: Option<&'a selinux::Labels>,
     /// What the node can do.
     pub node: &'a NodeFacts,
     /// What the OCI runtime can do.
@@ -270,8 +276,6 @@ pub struct NodeFacts {
     pub seccomp: Availability,
     /// Mandatory access control by AppArmor.
     pub apparmor: AppArmor,
-    /// Mandatory access control by SELinux.
-    pub selinux: Selinux,
     /// Which OOM scores the daemon's children may have.
     pub oom_score: OomScore,
     /// The daemon's own bounding set: nothing else can be granted.
@@ -317,20 +321,6 @@ pub enum AppArmor {
         default_profile: Option<String>,
         /// Names of all loaded profiles.
         loaded: BTreeSet<String>,
-    },
-}
-
-/// SELinux on this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Selinux {
-    /// Not in the kernel, or off: options are checked and then have no effect.
-    Disabled,
-    /// On, with the labels that the caller chose for this container.
-    Enabled {
-        /// Of the process.
-        process_label: String,
-        /// Of its mounts.
-        mount_label: String,
     },
 }
 

@@ -7,7 +7,7 @@ use proto::cri;
 use proto::cri::security_profile::ProfileType;
 
 use super::request::Request;
-use super::{AppArmor, Selinux, SpecError};
+use super::{AppArmor, SpecError, selinux};
 
 const LOCALHOST: &str = "localhost/";
 
@@ -74,40 +74,17 @@ pub(super) fn apparmor_profile(request: &Request<'_>) -> Result<Option<String>, 
     }
 }
 
+/// The process's label. A privileged container runs with that of its OCI runtime.
 pub(super) fn selinux_process_label(request: &Request<'_>) -> Result<Option<String>, SpecError> {
     if let Some(options) = &request.security.selinux_options {
-        check_selinux(options)?;
+        selinux::check("linux.security_context.selinux_options", options)?;
     }
-    Ok(match &request.inputs.node.selinux {
-        Selinux::Disabled => None,
-        Selinux::Enabled { .. } if request.privileged() => None,
-        Selinux::Enabled { process_label, .. } => Some(process_label.clone()),
-    })
+    let labels = request.inputs.selinux.filter(|_| !request.privileged());
+    Ok(labels.map(|labels| labels.process.clone()))
 }
 
 pub(super) fn selinux_mount_label(request: &Request<'_>) -> Option<String> {
-    match &request.inputs.node.selinux {
-        Selinux::Disabled => None,
-        Selinux::Enabled { mount_label, .. } => Some(mount_label.clone()),
-    }
-}
-
-fn check_selinux(options: &cri::SeLinuxOption) -> Result<(), SpecError> {
-    let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
-    let level = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-,:".contains(&b));
-    let parts = [
-        ("user", &options.user, plain(&options.user)),
-        ("role", &options.role, plain(&options.role)),
-        ("type", &options.r#type, plain(&options.r#type)),
-        ("level", &options.level, level(&options.level)),
-    ];
-    match parts.into_iter().find(|(.., valid)| !valid) {
-        None => Ok(()),
-        Some((name, value, _)) => Err(SpecError::invalid(
-            format!("linux.security_context.selinux_options.{name}"),
-            format!("{value:?} is not part of a label"),
-        )),
-    }
+    request.inputs.selinux.map(|labels| labels.mount.clone())
 }
 
 #[cfg(test)]
@@ -181,13 +158,17 @@ mod tests {
         case.security().selinux_options =
             Some(cri::SeLinuxOption { level: "s0:c1,c2".into(), ..Default::default() });
         assert_eq!(case.generate().unwrap().process.selinux_label, None);
-        case.node.selinux =
-            Selinux::Enabled { process_label: "u:r:t:s0".into(), mount_label: "u:r:f:s0".into() };
+        case.selinux = Some(selinux::Labels { process: "u:r:t:s0".into(), mount: "u:r:f:s0".into() });
         let spec = case.generate().unwrap();
         assert_eq!(spec.process.selinux_label.as_deref(), Some("u:r:t:s0"));
         assert_eq!(spec.linux.mount_label.as_deref(), Some("u:r:f:s0"));
         case.security().selinux_options =
             Some(cri::SeLinuxOption { level: "s0\nx".into(), ..Default::default() });
         assert!(case.generate().is_err());
+        let mut case = Case { selinux: case.selinux, ..Case::privileged() };
+        case.security().selinux_options = None;
+        let spec = case.generate().unwrap();
+        assert_eq!(spec.process.selinux_label, None);
+        assert_eq!(spec.linux.mount_label.as_deref(), Some("u:r:f:s0"));
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! [`generate`] is the whole of it: each matter (process, user, capabilities, seccomp, mounts, …) has a file that
 //! turns its part of the [`Inputs`] into its part of the [`oci::Spec`]. What a request may not say is an error that
-//! names the field. No annotation and no image label decides anything here.
+//! names the field. No image label decides anything here, and no annotation but those that name CDI devices.
 //!
 //! Must not know: gRPC, the file system, the OCI runtime's command line.
 
 mod annotations;
 pub mod capabilities;
+pub mod cdi;
 mod devices;
 mod env;
 mod error;
@@ -22,6 +23,7 @@ mod process;
 mod request;
 mod resources;
 pub mod seccomp;
+pub mod selinux;
 pub mod sysctl;
 pub mod user_namespace;
 
@@ -61,13 +63,17 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<oci::Spec, SpecError> {
         masked_paths: paths::masked(&request)?,
         readonly_paths: paths::readonly(&request)?,
         mount_label: lsm::selinux_mount_label(&request),
+        intel_rdt: None,
     };
-    Ok(oci::Spec {
+    let mut spec = oci::Spec {
         oci_version: inputs.handler.oci_version.clone(),
         process: process::process(&request, capabilities)?,
         root: oci::Root { path: inputs.rootfs.into(), readonly: request.security.readonly_rootfs },
         mounts: mounts.list,
         annotations,
+        hooks: oci::Hooks::default(),
         linux,
-    })
+    };
+    cdi::apply(&request, &mut spec)?;
+    Ok(spec)
 }

@@ -8,6 +8,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+mod vendor;
+
+pub use vendor::{Hook, Hooks, IntelRdt};
+
 /// A bundle's `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -24,6 +28,9 @@ pub struct Spec {
     /// Names of the CRI object, for tools that read bundles.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// Programs of the node that the OCI runtime runs.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
     /// Isolation and limits.
     pub linux: Linux,
 }
@@ -169,6 +176,9 @@ pub struct Linux {
     /// SELinux label of the mounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount_label: Option<String>,
+    /// Class of cache and memory bandwidth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<IntelRdt>,
 }
 
 /// Consecutive ids.

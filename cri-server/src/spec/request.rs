@@ -55,12 +55,6 @@ pub(super) enum PidMode {
 
 impl<'a> Request<'a> {
     pub fn new(inputs: &'a Inputs<'a>) -> Result<Self, SpecError> {
-        if !inputs.config.cdi_devices.is_empty() {
-            return Err(SpecError::unsupported(
-                "a CDI device",
-                "this runtime does not inject CDI devices yet",
-            ));
-        }
         let context = inputs.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
         let security = context.map_or_else(Default::default, Cow::Borrowed);
         let sandbox_linux = inputs.sandbox.linux.as_ref();

@@ -41,6 +41,10 @@ pub fn check_sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
     port_mappings(config)?;
     check_modes(&namespace_options(config))?;
     spec::user_namespace::ids(config)?;
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    if let Some(options) = context.and_then(|context| context.selinux_options.as_ref()) {
+        spec::selinux::check("config.linux.security_context.selinux_options", options)?;
+    }
     Ok(())
 }
 

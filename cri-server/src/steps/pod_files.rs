@@ -12,7 +12,7 @@ use proto::cri::{DnsConfig, NamespaceMode, PodSandboxConfig};
 use super::cri_config::namespace_options;
 use crate::error::Error;
 use crate::host::fs::{Durability, write_atomic};
-use crate::host::mount;
+use crate::host::{mount, selinux};
 use crate::model::id::PodId;
 use crate::paths::Paths;
 use crate::spec;
@@ -53,6 +53,15 @@ pub fn write_hosts(
     let path = paths.etc(id, "hosts");
     let text = hosts(&hostname(config), ips);
     write_owned(&path, &text, owner(config)?).map_err(Error::host(format!("write {}", path.display())))
+}
+
+/// Gives the pod's files and shared memory their SELinux label.
+pub fn label(paths: &Paths, id: &PodId, label: &str) -> Result<(), Error> {
+    let files = ["hostname", "hosts", "resolv.conf"].map(|name| paths.etc(id, name));
+    for path in files.into_iter().chain([paths.shm(id)]) {
+        selinux::relabel(&path, label).map_err(Error::host(format!("label {}", path.display())))?;
+    }
+    Ok(())
 }
 
 /// The node's id of the pod's root.

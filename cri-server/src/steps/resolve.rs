@@ -9,7 +9,7 @@ use super::volumes;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::host::user::{GroupsPolicy, UserRequest};
-use crate::host::{fs, source};
+use crate::host::{cdi, fs, source};
 use crate::spec::seccomp::Requested;
 use crate::spec::{self, MountSource, NamespacePaths, PodFiles, ResolvedDevice};
 use crate::store::container::ContainerRecord;
@@ -48,6 +48,20 @@ pub fn devices(config: &cri::ContainerConfig) -> Result<Vec<ResolvedDevice>, Err
         source::device(&device.host_path).map_err(Error::host(format!("find device {:?}", device.host_path)))
     };
     config.devices.iter().map(resolve).collect()
+}
+
+/// What the CDI devices of the request change. The files are read when a request names a device, so that a changed one
+/// counts at once.
+pub fn cdi(directories: &[PathBuf], config: &cri::ContainerConfig) -> Result<spec::cdi::Edits, Error> {
+    let names = spec::cdi::requested(config)?;
+    if names.is_empty() {
+        return Ok(spec::cdi::Edits::default());
+    }
+    let registry = cdi::registry(directories);
+    for file in registry.unread() {
+        tracing::warn!(file, "a CDI specification file is not used");
+    }
+    Ok(spec::cdi::Edits::of(&registry, &names, source::device_node).map_err(spec::SpecError::from)?)
 }
 
 /// Content of the Localhost seccomp profile that the request names, if it names one.

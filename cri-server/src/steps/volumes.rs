@@ -66,6 +66,7 @@ pub fn mount_images(
     daemon: &Daemon,
     record: &ContainerRecord,
     owners: Option<Owners<'_>>,
+    label: Option<&str>,
 ) -> Result<(), Error> {
     for image in &record.images {
         let target = daemon.paths.image_mount(&record.id, image.mount);
@@ -74,7 +75,7 @@ pub fn mount_images(
         }
         let layers: Vec<_> = image.layers.iter().map(|key| daemon.images.layer_path(key)).collect();
         let overlay =
-            Overlay { layers: &layers, empty: &daemon.images.empty_layer(), writable: None, owners };
+            Overlay { layers: &layers, empty: &daemon.images.empty_layer(), writable: None, owners, label };
         overlay.mount(&target).map_err(|error| failed(&image.image_id)(error.into()))?;
     }
     Ok(())

@@ -18,6 +18,7 @@ use crate::model::id::PodId;
 use crate::model::name::Name;
 use crate::model::sandbox::{Pins, SandboxState};
 use crate::model::stage::Stage;
+use crate::spec::selinux::Labels;
 
 /// What is on disk about a pod sandbox: enough to serve it and to undo all of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,6 +38,9 @@ pub struct SandboxRecord {
     /// What the pod may use, as it was last updated.
     #[serde(default)]
     pub resources: PodResources,
+    /// Labels of its processes and files, where the node has SELinux.
+    #[serde(default)]
+    pub selinux: Option<Labels>,
     /// State.
     #[serde(flatten)]
     pub state: SandboxState,

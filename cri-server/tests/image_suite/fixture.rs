@@ -253,6 +253,7 @@ pub fn with_rootfs<T: Send>(store: &TestStore, image: &Image, check: impl FnOnce
         empty: &empty,
         writable: Some(Writable { upper: &upper, work: &work }),
         owners: None,
+        label: None,
     };
     overlay.create_writable().unwrap();
     in_mount_namespace(|| {

@@ -315,6 +315,7 @@ async fn a_read_only_root_of_one_layer_and_of_many() {
                 empty: &empty,
                 writable: None,
                 owners: None,
+                label: None,
             };
             overlay.mount(target.path()).unwrap();
             assert_eq!(std::fs::read(target.path().join("etc/passwd")).unwrap(), b"root");

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use proto::cri as api;
 
 use crate::cri::{Cri, container};
-use crate::daemon::{Endpoint, Network, Setup};
+use crate::daemon::{Endpoint, Setup};
 use crate::image::set::{BUSYBOX, PAUSE};
 use crate::leaks::Snapshot;
 use crate::node::Node;
@@ -65,9 +65,8 @@ impl Contestant {
     pub async fn open(who: Who) -> Result<Self> {
         let endpoint = if who == Who::Containerd { Endpoint::Containerd } else { Endpoint::Berth };
         let default_handler = who.handler().to_owned();
-        let node =
-            Node::start(Setup { endpoint, default_handler, subnet: (90, 0), network: Network::Bridge })
-                .with_context(|| format!("start the node of {}", who.label()))?;
+        let node = Node::start(Setup { endpoint, default_handler, subnet: (90, 0), ..Setup::default() })
+            .with_context(|| format!("start the node of {}", who.label()))?;
         let meter = Meter::install(&node)?;
         let cri = node.cri().await?;
         for image in [PAUSE, BUSYBOX] {

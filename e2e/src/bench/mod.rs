@@ -15,8 +15,10 @@ mod floor;
 mod host;
 mod idle;
 mod lists;
+mod makers;
 mod meter;
 mod options;
+mod plugins;
 mod progress;
 mod raw;
 mod report;
@@ -78,8 +80,9 @@ async fn measure(options: &Options) -> Result<Report> {
     if options.wants(Family::Lists) {
         bench.lists().await?;
     }
+    let plugins = bench.plugins()?;
     bench.progress.finish();
-    Ok(Report { options: bench.options, host: bench.host, sheet: bench.sheet, floor: bench.floor })
+    Ok(Report { options: bench.options, host: bench.host, sheet: bench.sheet, floor: bench.floor, plugins })
 }
 
 /// Slots of a contestant that has the machine to itself.
@@ -191,6 +194,16 @@ impl Bench {
             (0..LISTS_SLOTS).for_each(|_| self.progress.advance());
         }
         Ok(())
+    }
+
+    /// CNI plugins without any daemon.
+    fn plugins(&mut self) -> Result<Option<plugins::Found>> {
+        if !self.options.wants(Family::Cni) {
+            return Ok(None);
+        }
+        self.progress.stage("CNI plugins by three makers".to_owned());
+        let (rounds, crowd) = (self.options.rounds(), self.options.crowd());
+        plugins::measure(plugins::Extent { rounds, pods: self.options.serial(), crowd }).map(Some)
     }
 
     fn floor(&mut self) -> Result<()> {

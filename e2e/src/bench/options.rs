@@ -51,6 +51,8 @@ pub enum Family {
     Lists,
     /// What the kernel itself takes, to show how noisy the host is
     Floor,
+    /// CNI plugins beside the reference's and Debian's: ADD and DEL of bridge, host-local and two ports
+    Cni,
 }
 
 /// Who is measured.
@@ -149,6 +151,12 @@ impl Options {
         who != Who::BerthRunc || !self.contestants().contains(&Who::BerthCrun)
     }
 
+    /// Pods on one bridge at the same time.
+    #[must_use]
+    pub fn crowd(&self) -> usize {
+        self.either(100, 1000)
+    }
+
     /// Longest time of the whole run.
     #[must_use]
     pub fn limit(&self) -> Duration {
@@ -172,8 +180,8 @@ mod tests {
             let found = (wanted, options.contestants().len(), options.rounds());
             assert_eq!(found, (families, contestants, rounds), "{line}");
         };
-        check("bench", 8, 3, 9);
-        check("bench --quick", 8, 3, 3);
+        check("bench", 9, 3, 9);
+        check("bench --quick", 9, 3, 3);
         check("bench --quick --rounds 1 --only exec", 1, 3, 1);
         check("bench --only exec --only floor --contestant berth-crun", 2, 1, 9);
     }

@@ -7,6 +7,7 @@ use super::budget::{BUDGETS, Budget, Verdict};
 use super::floor::Piece;
 use super::host::Host;
 use super::options::{Options, Who};
+use super::plugins::Found;
 use super::sheet::{Metric, Sheet, Summary};
 use super::stats::Ratio;
 
@@ -29,6 +30,8 @@ pub struct Report {
     pub sheet: Sheet,
     /// What the kernel takes.
     pub floor: Vec<Piece>,
+    /// CNI plugins by maker.
+    pub plugins: Option<Found>,
 }
 
 #[derive(Serialize)]
@@ -39,6 +42,8 @@ struct Document<'a> {
     metrics: Vec<Row>,
     budgets: Vec<Judged>,
     floor_us: &'a [Piece],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cni: Option<&'a Found>,
 }
 
 #[derive(Serialize)]
@@ -78,6 +83,7 @@ impl Report {
                 .map(|(budget, contestant, value, verdict)| Judged { budget, contestant, value, verdict })
                 .collect(),
             floor_us: &self.floor,
+            cni: self.plugins.as_ref(),
         };
         Ok(serde_json::to_string_pretty(&document)?)
     }

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::dice::Dice;
+
 /// Samples drawn for an interval.
 const RESAMPLES: usize = 2000;
 /// Fewer rounds than this give no interval.
@@ -50,23 +52,10 @@ pub fn ratio(reference: &[f64], own: &[f64]) -> Option<Ratio> {
     if rounds < FEWEST_ROUNDS {
         return Some(Ratio { point, low: point, high: point });
     }
-    let mut dice = Dice(0x5eed);
+    let mut dice = Dice::new(0x5eed);
     let draw = |_| of(&(0..rounds).map(|_| dice.below(rounds)).collect::<Vec<_>>());
     let drawn: Vec<f64> = (0..RESAMPLES).filter_map(draw).collect();
     Some(Ratio { point, low: quantile(&drawn, 0.025), high: quantile(&drawn, 0.975) })
-}
-
-/// A small generator of numbers (splitmix64), the same in each run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % bound.max(1) as u64) as usize
-    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::budget::{Budget, Limit};
+use super::makers;
 use super::options::Who;
 use super::report::{METHOD, Report};
 use super::sheet::{Metric, Unit};
@@ -30,6 +31,9 @@ pub fn render(report: &Report) -> String {
     for name in groups {
         let rows: Vec<Metric> = metrics.iter().copied().filter(|metric| metric.group == name).collect();
         group(&mut text, report, name, &rows);
+    }
+    if let Some(found) = &report.plugins {
+        text += &makers::render(found);
     }
     floor(&mut text, report);
     budgets(&mut text, report);
@@ -168,7 +172,7 @@ pub(super) fn number(value: f64) -> String {
     }
 }
 
-fn interval(ratio: Ratio) -> String {
+pub(super) fn interval(ratio: Ratio) -> String {
     if ratio.low == ratio.high {
         return format!("{:.2}", ratio.point);
     }

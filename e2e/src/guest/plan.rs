@@ -53,10 +53,11 @@ struct Planned {
 }
 
 /// Steps in order: what fails early says most. Those under systemd use the cgroup driver of that name.
-const PLAN: [Planned; 26] = [
+const PLAN: [Planned; 28] = [
     own("harness", "harness", "crun"),
     Planned { args: &["host::cgroup", "spec::ring1"], ..own("cgroups", "cri_server", "crun") },
     own("monitor", "monitor_pod", "crun"),
+    Planned { args: &["guest::"], ..own("plugins", "ring1", "crun") },
     own("runtime-crun", "runtime", "crun"),
     own("resources-crun", "resources", "crun"),
     own("namespaces-crun", "namespaces", "crun"),
@@ -76,6 +77,7 @@ const PLAN: [Planned; 26] = [
     conforms("critest-youki", &["--exact", "youki_conforms"], "youki"),
     systemd(own("systemd-runtime-crun", "runtime", "crun")),
     systemd(own("systemd-resources-crun", "resources", "crun")),
+    systemd(own("systemd-namespaces-crun", "namespaces", "crun")),
     systemd(own("systemd-restart-crun", "restart", "crun")),
     systemd(own("systemd-resources-runc", "resources", "runc")),
     systemd(own("systemd-resources-youki", "resources", "youki")),
@@ -184,7 +186,7 @@ impl Options {
 
 impl Planned {
     fn is_of_products(&self) -> bool {
-        ["cri_server", "monitor_pod"].contains(&self.test)
+        ["cri_server", "monitor_pod", "ring1"].contains(&self.test)
     }
 
     fn as_step(&self, built: &Built) -> Result<Step> {

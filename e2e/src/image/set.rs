@@ -24,6 +24,8 @@ pub const WEB: &str = "registry.k8s.io/e2e-test-images/nginx:1.14-2";
 pub const PAUSE: &str = "registry.k8s.io/pause:3.9";
 /// [`BUSYBOX`] and `/writer`, which stamps numbered lines.
 pub const WRITER: &str = "127.0.0.1:5000/berth/writer:1";
+/// [`BUSYBOX`] and `/denials`, which tries what a default filter of system calls refuses.
+pub const DENIALS: &str = "127.0.0.1:5000/berth/denials:1";
 /// Docker media types; an index; a zstd layer.
 pub const FORMATS: [&str; 3] =
     ["127.0.0.1:5000/berth/docker:1", "127.0.0.1:5000/berth/index:1", "127.0.0.1:5000/berth/zstd:1"];
@@ -32,7 +34,7 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbin:x:2:2:bin:/bin:/bin/fal
     www-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/home:/bin/false\n";
 const GROUP: &str = "root:x:0:\nbin:x:2:\nwww-data:x:33:\nusers:x:100:\nnogroup:x:65534:\n";
 /// The sources that the set is made from, for its digest.
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
     include_str!("set.rs"),
     include_str!("volumes.rs"),
     include_str!("layer.rs"),
@@ -43,6 +45,7 @@ const SOURCES: [&str; 11] = [
     include_str!("../../images/ipcs.c"),
     include_str!("../../images/sh.c"),
     include_str!("../../images/writer.c"),
+    include_str!("../../images/denials.c"),
     include_str!("../../images/pgrep.sh"),
 ];
 
@@ -119,12 +122,11 @@ impl<'a> Set<'a> {
             let layers = vec![self.program("pause", "pause", 0o755)?];
             Image { format: Format::Oci, layers, config }.push(&self.registry, "pause", &[tag])?;
         }
-        self.push(
-            "berth/writer",
-            &["1"],
-            Some(self.program("writer", "writer", 0o755)?),
-            json!({"Cmd": ["sh"]}),
-        )
+        for name in ["writer", "denials"] {
+            let program = self.program(name, name, 0o755)?;
+            self.push(&format!("berth/{name}"), &["1"], Some(program), json!({"Cmd": ["sh"]}))?;
+        }
+        Ok(())
     }
 
     /// The images that differ in whom they run as.

@@ -43,6 +43,13 @@ impl Dirs {
         self.0.join("netns")
     }
 
+    /// Where specification files of CDI devices may be, the second directory with priority. The daemon does not make
+    /// them.
+    #[must_use]
+    pub fn cdi(&self) -> [PathBuf; 2] {
+        [self.0.join("cdi"), self.0.join("cdi-run")]
+    }
+
     /// CNI configuration (`net.d`), plugins (`bin`), cache and address files.
     #[must_use]
     pub fn cni(&self) -> PathBuf {

@@ -89,15 +89,15 @@ impl NetConf {
     }
 
     /// The attachments that GC must keep: `cni.dev/valid-attachments`, or `cni.dev/attachments` of older runtimes.
+    /// libcni leaves out both where its caller knows of no attachment, as cnitool's `gc` does: that is none.
     ///
     /// # Errors
-    /// [`ErrorCode::INVALID_NETWORK_CONFIG`] when neither is there: to guess "none" would remove everything.
+    /// [`ErrorCode::DECODING_FAILURE`] when it is no list of attachments.
     pub fn valid_attachments(&self) -> Result<Vec<Attachment>, CniError> {
         const KEY: &str = "cni.dev/valid-attachments";
         let found = self.map.get(KEY).or_else(|| self.map.get("cni.dev/attachments"));
         match found {
-            None => Err(CniError::config(KEY, "missing")),
-            Some(Value::Null) => Ok(Vec::new()),
+            None | Some(Value::Null) => Ok(Vec::new()),
             Some(value) => Vec::deserialize(value)
                 .map_err(|error| CniError::caused(ErrorCode::DECODING_FAILURE, KEY, &error)),
         }
@@ -283,9 +283,9 @@ mod tests {
     }
 
     #[test]
-    fn gc_never_guesses_that_nothing_is_valid() {
+    fn what_gc_keeps_is_read_as_libcni_writes_it() {
         let conf = |json: &str| NetConf::new(parse_map(json.as_bytes()).unwrap()).unwrap();
-        assert!(conf(r#"{"name":"n"}"#).valid_attachments().is_err());
+        assert_eq!(conf(r#"{"name":"n"}"#).valid_attachments().unwrap(), []);
         assert_eq!(conf(r#"{"name":"n","cni.dev/valid-attachments":null}"#).valid_attachments().unwrap(), []);
         let old = conf(r#"{"name":"n","cni.dev/attachments":[{"containerID":"c","ifname":"eth0"}]}"#);
         assert_eq!(old.valid_attachments().unwrap()[0].container_id.as_str(), "c");

@@ -35,9 +35,17 @@ impl<'a> Object<'a> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// The raw value; JSON null counts as absent, as everywhere in CNI.
+    /// All keys with their raw values.
+    pub fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        self.map.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// The raw value; JSON null counts as absent, as everywhere in CNI. Where the key is not there as it is, one that
+    /// differs in case alone serves: the reference plugins read such configurations, and administrators have them.
     pub fn get(&self, key: &str) -> Option<&'a Value> {
-        self.map.get(key).filter(|value| !value.is_null())
+        let similar =
+            || self.map.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value);
+        self.map.get(key).or_else(similar).filter(|value| !value.is_null())
     }
 
     /// A string; absent is `None`.

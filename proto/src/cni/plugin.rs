@@ -33,6 +33,11 @@ pub trait Plugin {
     fn gc(&self, request: &Request) -> Result<(), CniError>;
     /// Whether ADD could work now.
     fn status(&self, request: &Request) -> Result<(), CniError>;
+    /// Makes the packet filter's rules of a living attachment again, where they were lost; `prevResult` is its final
+    /// result. Not a verb of the specification. A plugin without rules has nothing to do.
+    fn repair(&self, _: &Request, _: &Attachment) -> Result<(), CniError> {
+        Ok(())
+    }
 }
 
 /// What every verb gets besides its target.

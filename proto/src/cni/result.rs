@@ -26,6 +26,29 @@ pub struct CniResult {
     /// The resolver's configuration; written even when empty, because readers of old versions require it.
     #[serde(default, deserialize_with = "or_default")]
     pub dns: Dns,
+    /// Host ports that the plugin chose because it was asked for a free one. Berth's own; others pass it over.
+    #[serde(
+        default,
+        rename = "berth.dev/portMappings",
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "or_default"
+    )]
+    pub port_mappings: Vec<PublishedPort>,
+}
+
+/// A host port that leads into the container, as in the capability `portMappings`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedPort {
+    /// Port of the host.
+    pub host_port: u16,
+    /// Port of the container.
+    pub container_port: u16,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// Host address; all where empty.
+    #[serde(default, rename = "hostIP", skip_serializing_if = "String::is_empty")]
+    pub host_ip: String,
 }
 
 /// A network interface.

@@ -1,5 +1,7 @@
 //! An nf_tables transaction: everything in it happens, or nothing.
 
+use std::fmt;
+
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 
 use super::expression::{Expression, Verdict};
@@ -7,8 +9,6 @@ use super::wire::{Attributes, comment};
 use crate::net::error::NetError;
 use crate::net::socket::{Message, Socket};
 
-/// NFPROTO_INET: tables that see both IPv4 and IPv6.
-pub(super) const FAMILY: u8 = 1;
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
@@ -20,6 +20,7 @@ pub(super) enum Kind {
     DelTable = 2,
     NewChain = 3,
     GetChain = 4,
+    DelChain = 5,
     NewRule = 6,
     GetRule = 7,
     DelRule = 8,
@@ -30,10 +31,44 @@ pub(super) enum Kind {
     GetGeneration = 16,
 }
 
+/// What packets a table sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableFamily {
+    /// IPv4 and IPv6.
+    Inet = 1,
+    /// IPv4; the family of `iptables`' tables.
+    Ip4 = 2,
+    /// Frames between the ports of a bridge.
+    Bridge = 7,
+    /// IPv6; the family of `ip6tables`' tables.
+    Ip6 = 10,
+}
+
+/// A table's family and name. A name alone is one of family inet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableId<'a> {
+    /// TableFamily.
+    pub family: TableFamily,
+    /// Name.
+    pub name: &'a str,
+}
+
+impl<'a> From<&'a str> for TableId<'a> {
+    fn from(name: &'a str) -> Self {
+        Self { family: TableFamily::Inet, name }
+    }
+}
+
+impl fmt::Display for TableId<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
 /// Changes to one table.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    table: &'static str,
+    table: TableId<'static>,
     messages: Vec<Message>,
     sets: u32,
 }
@@ -60,6 +95,8 @@ pub enum Field {
     Protocol,
     /// Port.
     Port,
+    /// Name of a link, padded to 16 bytes.
+    LinkName,
     /// What becomes of the packet.
     Verdict,
 }
@@ -115,8 +152,8 @@ pub enum Target {
 
 impl Batch {
     /// An empty transaction on `table`.
-    pub fn new(table: &'static str) -> Self {
-        Self { table, messages: Vec::new(), sets: 0 }
+    pub fn new(table: impl Into<TableId<'static>>) -> Self {
+        Self { table: table.into(), messages: Vec::new(), sets: 0 }
     }
 
     /// Whether nothing would change.
@@ -132,14 +169,14 @@ impl Batch {
     /// Makes the table if it is not there.
     pub fn add_table(&mut self) {
         let mut body = Attributes::default();
-        body.text(1, self.table);
+        body.text(1, self.table.name);
         self.push("creating nf_tables table".to_owned(), Kind::NewTable, NLM_F_CREATE, body);
     }
 
     /// Removes the table with all that is in it.
     pub fn delete_table(&mut self) {
         let mut body = Attributes::default();
-        body.text(1, self.table);
+        body.text(1, self.table.name);
         self.push("removing nf_tables table".to_owned(), Kind::DelTable, 0, body);
     }
 
@@ -148,7 +185,7 @@ impl Batch {
         const IS_MAP: u32 = 0x8;
         self.sets += 1;
         let mut body = Attributes::default();
-        body.text(1, self.table).text(2, map.name).number(3, IS_MAP);
+        body.text(1, self.table.name).text(2, map.name).number(3, IS_MAP);
         body.number(4, datatype(map.key)).number(5, length(map.key));
         body.number(6, datatype(map.data)).number(7, length(map.data)).number(10, self.sets);
         self.push(format!("creating map {} of nf_tables table", map.name), Kind::NewSet, NLM_F_CREATE, body);
@@ -157,7 +194,7 @@ impl Batch {
     /// Makes a chain; with NLM_F_EXCL in `flags` it must be new.
     pub fn add_chain(&mut self, chain: &Chain, flags: u16) {
         let mut body = Attributes::default();
-        body.text(1, self.table).text(3, &chain.name);
+        body.text(1, self.table.name).text(3, &chain.name);
         if let Some(hook) = chain.hook {
             body.nest(4, |inner| {
                 inner.number(1, hook.number).number(2, hook.priority as u32);
@@ -171,14 +208,37 @@ impl Batch {
     /// Removes every rule of a chain.
     pub fn flush_chain(&mut self, chain: &str) {
         let mut body = Attributes::default();
-        body.text(1, self.table).text(2, chain);
+        body.text(1, self.table.name).text(2, chain);
         self.push(format!("emptying chain {chain} of nf_tables table"), Kind::DelRule, 0, body);
+    }
+
+    /// Removes a chain, which must be empty and not jumped to.
+    pub fn delete_chain(&mut self, chain: &str) {
+        let mut body = Attributes::default();
+        body.text(1, self.table.name).text(3, chain);
+        self.push(format!("removing chain {chain} of nf_tables table"), Kind::DelChain, 0, body);
+    }
+
+    /// Removes the rule of a chain that has the number `handle`.
+    pub fn delete_rule(&mut self, chain: &str, handle: u64) {
+        let mut body = Attributes::default();
+        body.text(1, self.table.name).text(2, chain).bytes(3, &handle.to_be_bytes());
+        self.push(format!("removing a rule of chain {chain} of nf_tables table"), Kind::DelRule, 0, body);
     }
 
     /// Adds a rule at the end of a chain.
     pub fn add_rule(&mut self, chain: &str, rule: &Rule) {
+        self.place_rule(chain, rule, NLM_F_APPEND);
+    }
+
+    /// Adds a rule before all others of a chain.
+    pub fn insert_rule(&mut self, chain: &str, rule: &Rule) {
+        self.place_rule(chain, rule, 0);
+    }
+
+    fn place_rule(&mut self, chain: &str, rule: &Rule, place: u16) {
         let mut body = Attributes::default();
-        body.text(1, self.table).text(2, chain);
+        body.text(1, self.table.name).text(2, chain);
         body.nest(4, |list| {
             for step in &rule.steps {
                 list.nest(1, |element| step.encode(element));
@@ -186,13 +246,13 @@ impl Batch {
         });
         body.bytes(7, &comment(&rule.comment));
         let what = format!("adding rule {:?} to chain {chain} of nf_tables table", rule.comment);
-        self.push(what, Kind::NewRule, NLM_F_CREATE | NLM_F_APPEND, body);
+        self.push(what, Kind::NewRule, NLM_F_CREATE | place, body);
     }
 
     /// Adds an element whose key must be free.
     pub fn add_element(&mut self, map: &str, element: &Element) {
         let mut body = Attributes::default();
-        body.text(1, self.table).text(2, map);
+        body.text(1, self.table.name).text(2, map);
         body.nest(3, |list| {
             list.nest(1, |entry| {
                 entry.nest(1, |key| {
@@ -215,7 +275,7 @@ impl Batch {
 
     /// Removes the element with `key`.
     pub fn delete_element(&mut self, map: &str, key: &[u8]) {
-        let body = element_key(self.table, map, key);
+        let body = element_key(self.table.name, map, key);
         let what = format!("removing an element of map {map} of nf_tables table");
         self.push(what, Kind::DelElement, 0, body);
     }
@@ -252,17 +312,22 @@ impl Batch {
 
     fn push(&mut self, what: String, kind: Kind, flags: u16, body: Attributes) {
         let what = format!("{what} {}", self.table);
-        self.messages.push(message(what, kind, flags, body));
+        self.messages.push(message(what, (self.table.family, kind), flags, body));
     }
 }
 
 /// An nf_tables message.
-pub(super) fn message(what: String, kind: Kind, flags: u16, body: Attributes) -> Message {
+pub(super) fn message(
+    what: String,
+    (family, kind): (TableFamily, Kind),
+    flags: u16,
+    body: Attributes,
+) -> Message {
     Message {
         what,
         kind: SUBSYSTEM << 8 | kind as u16,
         flags,
-        body: with_header(FAMILY, 0, body),
+        body: with_header(family as u8, 0, body),
         tolerated: None,
     }
 }
@@ -296,13 +361,14 @@ fn datatype(fields: &[Field]) -> u32 {
         Field::Ipv6 => number << 6 | 8,
         Field::Protocol => number << 6 | 12,
         Field::Port => number << 6 | 13,
+        Field::LinkName => number << 6 | 41,
     })
 }
 
 fn length(fields: &[Field]) -> u32 {
     let of = |field: &Field| match field {
         Field::Ipv4 => 4,
-        Field::Ipv6 => 16,
+        Field::Ipv6 | Field::LinkName => 16,
         Field::Protocol => 1,
         Field::Port => 2,
         Field::Verdict => 0,

@@ -55,13 +55,24 @@ pub enum Expression {
     },
     /// Rewrites the source to an address of the link that the packet leaves through.
     Masquerade,
+    /// Counts packets and bytes.
+    Count,
+    /// Goes on only for packets of known connections and what belongs to them, in the form that `iptables` writes and
+    /// can show: `-m conntrack --ctstate RELATED,ESTABLISHED`.
+    KnownConnections,
 }
 
 /// A property of the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meta {
+    /// Protocol of the frame, 2 bytes in network order: 0x0800 IPv4, 0x86dd IPv6.
+    EtherType = 1,
     /// Index of the link it came in through, 4 bytes in host order.
     InputLink = 4,
+    /// Name of the link it leaves through, 16 bytes.
+    OutputName = 7,
+    /// Name of the link it came in through, padded to 16 bytes.
+    InputName = 6,
     /// Address family, 1 byte.
     Family = 15,
     /// Transport protocol, 1 byte.
@@ -144,6 +155,8 @@ impl Expression {
             Self::Verdict(_) => "immediate",
             Self::Dnat { .. } => "nat",
             Self::Masquerade => "masq",
+            Self::Count => "counter",
+            Self::KnownConnections => "match",
         }
     }
 
@@ -190,8 +203,22 @@ impl Expression {
                 out.number(3, register(*address)).number(5, register(*port));
             }
             Self::Masquerade => {}
+            Self::Count => {
+                out.bytes(1, &[0; 8]).bytes(2, &[0; 8]);
+            }
+            Self::KnownConnections => {
+                out.text(1, "conntrack").number(2, 3).bytes(3, &known_connections());
+            }
         }
     }
+}
+
+/// `struct xt_conntrack_mtinfo3`: flags at 146 (1 = compare the state), states at 150 (2 established, 4 related).
+fn known_connections() -> [u8; 168] {
+    let mut options = [0; 168];
+    options[146..148].copy_from_slice(&1u16.to_ne_bytes());
+    options[150..152].copy_from_slice(&6u16.to_ne_bytes());
+    options
 }
 
 const VERDICT_REGISTER: u32 = 0;

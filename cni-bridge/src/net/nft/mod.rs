@@ -6,11 +6,12 @@
 
 mod batch;
 mod expression;
+pub mod foreign;
 mod query;
 mod table;
 pub(crate) mod wire;
 
-pub use batch::{Batch, Chain, Element, Field, Hook, Map, Rule, Target};
+pub use batch::{Batch, Chain, Element, Field, Hook, Map, Rule, TableFamily, TableId, Target};
 pub use expression::{Expression, HeaderField, Meta, Verdict};
-pub use query::{chain_exists, element, elements, generation, rules};
-pub use table::{Conflict, InsertError, OnDemand, Table};
+pub use query::{FoundRule, chain_exists, element, elements, generation, rules, rules_of};
+pub use table::{Conflict, InsertError, OnDemand, Removed, Table};

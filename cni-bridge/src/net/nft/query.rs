@@ -2,7 +2,7 @@
 
 use netlink_packet_core::NLM_F_DUMP;
 
-use super::batch::{Element, Kind, Target, element_key, message};
+use super::batch::{Element, Kind, TableFamily, TableId, Target, element_key, message};
 use super::wire::{Attributes, attribute, attributes, read_comment, text};
 use crate::net::error::NetError;
 use crate::net::socket::Socket;
@@ -13,7 +13,7 @@ use crate::net::socket::Socket;
 /// [`NetError`].
 pub fn generation(socket: &mut Socket) -> Result<u32, NetError> {
     let what = "reading the generation of nf_tables".to_owned();
-    let question = message(what, Kind::GetGeneration, 0, Attributes::default());
+    let question = message(what, (TableFamily::Inet, Kind::GetGeneration), 0, Attributes::default());
     let answers = socket.ask(&question)?;
     let number = answers.first().and_then(|answer| attribute(answer.body.get(4..)?, 1));
     match number.and_then(|bytes| bytes.try_into().ok()) {
@@ -26,11 +26,16 @@ pub fn generation(socket: &mut Socket) -> Result<u32, NetError> {
 ///
 /// # Errors
 /// [`NetError`].
-pub fn chain_exists(socket: &mut Socket, table: &str, chain: &str) -> Result<bool, NetError> {
+pub fn chain_exists<'a>(
+    socket: &mut Socket,
+    table: impl Into<TableId<'a>>,
+    chain: &str,
+) -> Result<bool, NetError> {
+    let table = table.into();
     let mut body = Attributes::default();
-    body.text(1, table).text(3, chain);
+    body.text(1, table.name).text(3, chain);
     let what = format!("looking up chain {chain} of nf_tables table {table}");
-    match socket.ask(&message(what, Kind::GetChain, 0, body)) {
+    match socket.ask(&message(what, (table.family, Kind::GetChain), 0, body)) {
         Ok(_) => Ok(true),
         Err(error) if error.is_missing() => Ok(false),
         Err(error) => Err(error),
@@ -41,11 +46,16 @@ pub fn chain_exists(socket: &mut Socket, table: &str, chain: &str) -> Result<boo
 ///
 /// # Errors
 /// [`NetError`].
-pub fn elements(socket: &mut Socket, table: &str, map: &str) -> Result<Option<Vec<Element>>, NetError> {
+pub fn elements<'a>(
+    socket: &mut Socket,
+    table: impl Into<TableId<'a>>,
+    map: &str,
+) -> Result<Option<Vec<Element>>, NetError> {
+    let table = table.into();
     let mut body = Attributes::default();
-    body.text(1, table).text(2, map);
+    body.text(1, table.name).text(2, map);
     let what = format!("listing map {map} of nf_tables table {table}");
-    match socket.ask(&message(what, Kind::GetElement, NLM_F_DUMP, body)) {
+    match socket.ask(&message(what, (table.family, Kind::GetElement), NLM_F_DUMP, body)) {
         Ok(answers) => Ok(Some(answers.iter().flat_map(|answer| read_elements(&answer.body)).collect())),
         Err(error) if error.is_missing() => Ok(None),
         Err(error) => Err(error),
@@ -56,9 +66,15 @@ pub fn elements(socket: &mut Socket, table: &str, map: &str) -> Result<Option<Ve
 ///
 /// # Errors
 /// [`NetError`].
-pub fn element(socket: &mut Socket, table: &str, map: &str, key: &[u8]) -> Result<Option<Element>, NetError> {
+pub fn element<'a>(
+    socket: &mut Socket,
+    table: impl Into<TableId<'a>>,
+    map: &str,
+    key: &[u8],
+) -> Result<Option<Element>, NetError> {
+    let table = table.into();
     let what = format!("looking up an element of map {map} of nf_tables table {table}");
-    match socket.ask(&message(what, Kind::GetElement, 0, element_key(table, map, key))) {
+    match socket.ask(&message(what, (table.family, Kind::GetElement), 0, element_key(table.name, map, key))) {
         Ok(answers) => Ok(answers.iter().flat_map(|answer| read_elements(&answer.body)).next()),
         Err(error) if error.is_missing() => Ok(None),
         Err(error) => Err(error),
@@ -69,23 +85,101 @@ pub fn element(socket: &mut Socket, table: &str, map: &str, key: &[u8]) -> Resul
 ///
 /// # Errors
 /// [`NetError`].
-pub fn rules(socket: &mut Socket, table: &str) -> Result<Vec<(String, String)>, NetError> {
+pub fn rules<'a>(
+    socket: &mut Socket,
+    table: impl Into<TableId<'a>>,
+) -> Result<Vec<(String, String)>, NetError> {
+    let found = list_rules(socket, table.into(), None)?;
+    Ok(found.into_iter().map(|rule| (rule.chain, rule.comment)).collect())
+}
+
+/// A rule as it is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundRule {
+    /// Its chain.
+    pub chain: String,
+    /// Its number, by which it is removed.
+    pub handle: u64,
+    /// Its comment, as `nft` and `iptables` show it; may be empty.
+    pub comment: String,
+    /// The list of its steps, encoded.
+    steps: Vec<u8>,
+}
+
+impl FoundRule {
+    /// The chain that it jumps to.
+    pub fn jumps_to(&self) -> Option<String> {
+        self.data_of("immediate").find_map(|data| {
+            let verdict = attribute(attribute(data, 2)?, 2)?;
+            attribute(verdict, 2).map(text)
+        })
+    }
+
+    /// Whether one of its steps compares with `bytes`.
+    pub fn compares(&self, bytes: &[u8]) -> bool {
+        let value = |data| attribute(attribute(data, 3)?, 1);
+        self.data_of("cmp").any(|data| value(data) == Some(bytes))
+    }
+
+    /// The data of the steps called `name`.
+    fn data_of(&self, name: &'static str) -> impl Iterator<Item = &[u8]> {
+        let steps = attributes(&self.steps).map(|(_, step)| step);
+        let named = steps.filter(move |step| attribute(step, 1).map(text).as_deref() == Some(name));
+        named.filter_map(|step| attribute(step, 2))
+    }
+
+    /// A comment that `iptables` keeps as a match of its own.
+    fn match_comment(&self) -> Option<String> {
+        let own =
+            self.data_of("match").find(|data| attribute(data, 1).map(text).as_deref() == Some("comment"));
+        let bytes = attribute(own?, 3)?;
+        Some(text(bytes.split(|byte| *byte == 0).next()?))
+    }
+}
+
+/// The rules of one chain in their order; empty where it is not there.
+///
+/// # Errors
+/// [`NetError`].
+pub fn rules_of(socket: &mut Socket, table: TableId<'_>, chain: &str) -> Result<Vec<FoundRule>, NetError> {
+    list_rules(socket, table, Some(chain))
+}
+
+fn list_rules(
+    socket: &mut Socket,
+    table: TableId<'_>,
+    chain: Option<&str>,
+) -> Result<Vec<FoundRule>, NetError> {
     let mut body = Attributes::default();
-    body.text(1, table);
+    body.text(1, table.name);
+    if let Some(chain) = chain {
+        body.text(2, chain);
+    }
     let what = format!("listing the rules of nf_tables table {table}");
-    let answers = match socket.ask(&message(what, Kind::GetRule, NLM_F_DUMP, body)) {
+    let answers = match socket.ask(&message(what, (table.family, Kind::GetRule), NLM_F_DUMP, body)) {
         Ok(answers) => answers,
         Err(error) if error.is_missing() => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let rule = |body: &[u8]| {
-        let body = body.get(4..)?;
-        // Kernels without filtering list every table.
-        let own = attribute(body, 1).map(text).as_deref() == Some(table);
-        let comment = attribute(body, 7).and_then(read_comment).unwrap_or_default();
-        own.then_some((text(attribute(body, 2)?), comment))
+    let found = answers.iter().filter_map(|answer| read_rule(answer.body.get(4..)?));
+    // Kernels without filtering list every table.
+    let wanted =
+        |(of, rule): &(String, FoundRule)| of == table.name && chain.is_none_or(|chain| rule.chain == chain);
+    Ok(found.filter(wanted).map(|(_, rule)| rule).collect())
+}
+
+/// The name of its table, and the rule.
+fn read_rule(body: &[u8]) -> Option<(String, FoundRule)> {
+    let mut rule = FoundRule {
+        chain: text(attribute(body, 2)?),
+        handle: u64::from_be_bytes(attribute(body, 3)?.try_into().ok()?),
+        comment: attribute(body, 7).and_then(read_comment).unwrap_or_default(),
+        steps: attribute(body, 4).unwrap_or_default().to_vec(),
     };
-    Ok(answers.iter().filter_map(|answer| rule(&answer.body)).collect())
+    if rule.comment.is_empty() {
+        rule.comment = rule.match_comment().unwrap_or_default();
+    }
+    Some((text(attribute(body, 1)?), rule))
 }
 
 fn read_elements(body: &[u8]) -> Vec<Element> {

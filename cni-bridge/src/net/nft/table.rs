@@ -7,7 +7,7 @@
 use netlink_packet_core::NLM_F_EXCL;
 use rustix::io::Errno;
 
-use super::batch::{Batch, Chain, Element, Map, Rule, Target};
+use super::batch::{Batch, Chain, Element, Map, Rule, TableFamily, TableId, Target};
 use super::query::{chain_exists, element, elements, generation, rules};
 use crate::net::error::NetError;
 use crate::net::socket::Socket;
@@ -18,7 +18,9 @@ const ATTEMPTS: usize = 16;
 /// The fixed part of a table.
 #[derive(Debug, Clone)]
 pub struct Table {
-    /// Name; family inet.
+    /// What packets it sees.
+    pub family: TableFamily,
+    /// Name.
     pub name: &'static str,
     /// Its maps.
     pub maps: Vec<Map>,
@@ -81,7 +83,7 @@ impl Table {
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut batch = Batch::new(self.name);
+            let mut batch = Batch::new(self.id());
             if declare {
                 self.declare(socket, &mut batch, chains)?;
             }
@@ -108,12 +110,50 @@ impl Table {
         }
     }
 
+    /// Makes fixed part, chains on demand and elements as they should be, whatever of them is there. One transaction.
+    ///
+    /// # Errors
+    /// As [`Table::insert`].
+    pub fn mend(
+        &self,
+        socket: &mut Socket,
+        wanted: &[(&'static str, Element, Conflict)],
+        chains: &[OnDemand],
+    ) -> Result<(), InsertError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let seen = generation(socket)?;
+            let known = rules(socket, self.id())?;
+            let mut batch = Batch::new(self.id());
+            self.declare(socket, &mut batch, &[])?;
+            for on_demand in chains {
+                batch.add_chain(&Chain { name: on_demand.chain.clone(), hook: None }, 0);
+                batch.flush_chain(&on_demand.chain);
+                on_demand.rules.iter().for_each(|rule| batch.add_rule(&on_demand.chain, rule));
+                if let Some((chain, rule)) = &on_demand.beside
+                    && !known.iter().any(|(at, comment)| at == chain && *comment == rule.comment)
+                {
+                    batch.add_rule(chain, rule);
+                }
+            }
+            for (map, key) in self.stale(socket, wanted)? {
+                batch.delete_element(map, &key);
+            }
+            wanted.iter().for_each(|(map, element, _)| batch.add_element(map, element));
+            match batch.commit(socket, Some(seen)) {
+                Err(error) if tries < ATTEMPTS && is_race(&error) => continue,
+                outcome => return Ok(outcome?),
+            }
+        }
+    }
+
     /// Makes the fixed part, or makes it whole again.
     ///
     /// # Errors
     /// [`NetError`].
     pub fn ensure(&self, socket: &mut Socket) -> Result<(), NetError> {
-        let mut batch = Batch::new(self.name);
+        let mut batch = Batch::new(self.id());
         self.declare(socket, &mut batch, &[])?;
         batch.commit(socket, None)
     }
@@ -134,7 +174,7 @@ impl Table {
             if found.is_empty() && (removed.is_empty() || !last) {
                 return Ok(removed);
             }
-            let mut batch = Batch::new(self.name);
+            let mut batch = Batch::new(self.id());
             if last {
                 batch.delete_table();
             } else {
@@ -161,7 +201,7 @@ impl Table {
     ) -> Result<Option<(Removed, usize)>, NetError> {
         let (mut going, mut left) = (Removed::new(), 0);
         for map in &self.maps {
-            let Some(found) = elements(socket, self.name, map.name)? else { return Ok(None) };
+            let Some(found) = elements(socket, self.id(), map.name)? else { return Ok(None) };
             for element in found {
                 if gone(&element.owner) {
                     going.push((map.name, element));
@@ -183,7 +223,7 @@ impl Table {
         wanted: &[(&'static str, Element)],
         chains: &[OnDemand],
     ) -> Result<Option<String>, NetError> {
-        let found = rules(socket, self.name)?;
+        let found = rules(socket, self.id())?;
         let fixed =
             self.chains.iter().flat_map(|(chain, rules)| rules.iter().map(|rule| (&chain.name[..], rule)));
         let own = chains.iter().flat_map(|chain| chain.rules.iter().map(|rule| (&chain.chain[..], rule)));
@@ -195,7 +235,7 @@ impl Table {
             }
         }
         for (map, expected) in wanted {
-            match element(socket, self.name, map, &expected.key)? {
+            match element(socket, self.id(), map, &expected.key)? {
                 None => return Ok(Some(format!("an element of map {map} is missing"))),
                 Some(found) if found != *expected => {
                     return Ok(Some(format!(
@@ -209,11 +249,16 @@ impl Table {
         Ok(None)
     }
 
+    /// TableFamily and name.
+    pub fn id(&self) -> TableId<'static> {
+        TableId { family: self.family, name: self.name }
+    }
+
     /// Whether the chains that elements jump to are there; where there are none, the last fixed one.
     fn is_declared(&self, socket: &mut Socket, chains: &[OnDemand]) -> Result<bool, NetError> {
         let fixed = self.chains.last().filter(|_| chains.is_empty()).map(|(chain, _)| chain.name.as_str());
         for chain in fixed.into_iter().chain(chains.iter().map(|chain| chain.chain.as_str())) {
-            if !chain_exists(socket, self.name, chain)? {
+            if !chain_exists(socket, self.id(), chain)? {
                 return Ok(false);
             }
         }
@@ -234,7 +279,7 @@ impl Table {
             rules.iter().for_each(|rule| batch.add_rule(&chain.name, rule));
         }
         for on_demand in chains {
-            if chain_exists(socket, self.name, &on_demand.chain)? {
+            if chain_exists(socket, self.id(), &on_demand.chain)? {
                 continue;
             }
             let chain = Chain { name: on_demand.chain.clone(), hook: None };
@@ -255,7 +300,7 @@ impl Table {
     ) -> Result<Vec<(&'static str, Vec<u8>)>, InsertError> {
         let mut stale = Vec::new();
         for (position, (map, wanted, conflict)) in wanted.iter().enumerate() {
-            let Some(found) = element(socket, self.name, map, &wanted.key)? else { continue };
+            let Some(found) = element(socket, self.id(), map, &wanted.key)? else { continue };
             if found.owner != wanted.owner && *conflict == Conflict::Refuse {
                 return Err(InsertError::Held { position, holder: found.owner });
             }

@@ -1,26 +1,25 @@
 //! ADD: a veth pair between bridge and pod, with addresses and routes.
-//!
-//! The pair is made first: that it cannot be made twice is what keeps two ADDs of one attachment apart, and its
-//! name, derived from the owner, is how DEL finds it again without any record.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use proto::cni::result::{Interface, IpConfig, Route};
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Request};
 
-use super::conf::{BridgeConf, Gateway};
-use super::{detach, switch};
-use crate::ipam::range::offset;
-use crate::net::link::{self, Link, PortMode, VethPair};
+use super::conf::{BridgeConf, ContainerLink, Duplicates, Gateway};
+use super::{port, switch};
+use crate::ipam::range::{is_tiny, offset};
+use crate::net::addr::Search;
+use crate::net::link::{self, Link, VethPair};
 use crate::net::netns::NetNs;
 use crate::net::socket::{Message, Socket};
-use crate::net::{NetError, addr, route, sysctl};
+use crate::net::{NetError, addr, sysctl};
 use crate::owner::Owner;
-use crate::{ipam, plugin::masquerade};
+use crate::plugin::{isolation, masquerade, pod, teardown, veth};
 
-/// How long to wait for a link to carry frames.
-const CARRIER_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the kernel may look for other holders of an address.
+const SEARCH_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Attaches; what was made is undone on failure.
 ///
@@ -41,13 +40,14 @@ pub fn add(
         peer_netns: netns.raw_fd(),
         mtu: conf.mtu,
         peer_mac: conf.mac,
+        group: Owner::draft_group(request.conf.name.as_str()),
     };
-    make(&mut host, &pair, &owner, netns)?;
+    veth::make(&mut host, &pair, &owner, netns)?;
     let mut work = Attaching { request, conf, attachment, netns, owner, host, bridge };
     let outcome = work.connect();
     if outcome.is_err() {
         // The first error is the one to report; what is left, DEL will find.
-        let _ = detach::del(request, attachment, Some(netns.path()));
+        let _ = teardown::del(request, attachment, Some(netns.path()));
     }
     outcome
 }
@@ -66,23 +66,23 @@ struct Attaching<'a> {
 impl Attaching<'_> {
     fn connect(&mut self) -> Result<CniResult, CniError> {
         let ifname = self.attachment.ifname.as_str();
-        let mut pod = self.netns.run(|| enter_pod(ifname))??;
+        let mut inside = self.netns.run(|| self.enter_pod(ifname))??;
         let mut result = self.addresses()?;
-        let host_end = expect_link(&mut self.host, &self.owner.host_link())?;
-        let pod_end = expect_link(&mut pod, ifname)?;
-        let mut changes = vec![link::attach(&host_end, self.bridge.index, self.owner.tag())];
-        if self.conf.port != PortMode::default() {
-            changes.push(link::set_port_mode(&host_end, self.conf.port));
-        }
-        self.host.apply(&changes)?;
-        self.gateways(&result)?;
-        pod.apply(&pod_changes(&pod_end, &result))?;
+        let host_end = pod::expect_link(&mut self.host, &self.owner.host_link())?;
+        let pod_end = pod::expect_link(&mut inside, ifname)?;
+        port::connect(&mut self.host, self.conf, (&self.bridge, &host_end), (&pod_end, &self.owner))?;
+        let gateway_link = self.gateways(&result)?;
+        pod::allow_ipv6(self.netns, ifname, &result)?;
+        inside.apply(&self.pod_changes(&pod_end, &result))?;
+        let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
         if self.conf.ip_masq {
-            let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
             masquerade::add(&mut Socket::netfilter()?, &self.owner, &addresses)?;
         }
-        let host_end = self.wait_for_carrier(host_end)?;
-        result.interfaces = self.interfaces(&host_end, &pod_end);
+        if self.conf.isolated {
+            isolation::add(&mut Socket::netfilter()?, &self.owner, &self.conf.gateway_link(), &addresses)?;
+        }
+        let host_end = self.settle(&mut inside, &host_end, &pod_end)?;
+        result.interfaces = self.interfaces(&host_end, &pod_end, gateway_link.as_ref());
         result.ips.iter_mut().for_each(|ip| ip.interface = Some(2));
         Ok(result)
     }
@@ -92,70 +92,103 @@ impl Attaching<'_> {
         if !self.conf.has_ipam {
             return Ok(CniResult { dns: self.conf.dns.clone(), ..CniResult::default() });
         }
-        let mut result = ipam::add(self.request, self.attachment)?;
-        result.interfaces.clear();
-        if result.ips.is_empty() {
-            return Err(CniError::new(ErrorCode::PLUGIN, "the IPAM plugin returned no address"));
-        }
+        let mut result = pod::addresses(self.request, self.attachment, self.netns.path(), &self.conf.dns)?;
         for ip in &mut result.ips {
-            if self.conf.gateway != Gateway::No && ip.gateway.is_none() {
-                ip.gateway = Some(offset(ip.address.network(), 1));
+            if self.conf.gateway == Gateway::No || ip.gateway.is_some() {
+                continue;
             }
+            if is_tiny(&ip.address) {
+                return Err(CniError::config("ipam", format!("{} has no room for a gateway", ip.address)));
+            }
+            ip.gateway = Some(offset(ip.address.network(), 1));
         }
         if self.conf.gateway == Gateway::Default {
             let missing: Vec<Route> =
                 result.ips.iter().filter_map(|ip| default_route(ip, &result.routes)).collect();
             result.routes.extend(missing);
         }
-        if !self.conf.dns.is_empty() {
-            result.dns = self.conf.dns.clone();
-        }
         Ok(result)
     }
 
-    fn gateways(&mut self, result: &CniResult) -> Result<(), CniError> {
+    /// Gives the gateway addresses to the bridge, or to the link in the pods' VLAN, which is returned.
+    fn gateways(&mut self, result: &CniResult) -> Result<Option<Link>, CniError> {
         if self.conf.gateway == Gateway::No {
-            return Ok(());
+            return Ok(None);
         }
-        for ip in &result.ips {
-            if let Some(gateway) = gateway_of(ip) {
-                switch::ensure_gateway(&mut self.host, self.conf, &self.bridge, gateway)?;
-            }
+        let vlan = self.conf.vlan.map(|id| port::gateway_link(&mut self.host, self.conf, &self.bridge, id));
+        let vlan = vlan.transpose()?;
+        let link = vlan.as_ref().unwrap_or(&self.bridge);
+        for gateway in result.ips.iter().filter_map(gateway_of) {
+            let asked = (self.request, &self.owner);
+            switch::ensure_gateway(&mut self.host, self.conf, asked, link, gateway)?;
         }
-        Ok(())
+        Ok(vlan)
     }
 
-    /// Carrier comes from a queue of the kernel; what is sent before it comes would be lost.
-    fn wait_for_carrier(&mut self, mut host_end: Link) -> Result<Link, CniError> {
-        let deadline = Instant::now() + CARRIER_DEADLINE;
-        let mut pause = Duration::from_micros(200);
-        loop {
-            host_end = expect_link(&mut self.host, &host_end.name)?;
-            let bridge =
-                if self.bridge.running { None } else { link::get(&mut self.host, &self.bridge.name)? };
-            let bridge_runs = bridge.is_none_or(|bridge| bridge.running);
-            if (host_end.running && bridge_runs) || Instant::now() >= deadline {
-                return Ok(host_end);
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(16));
+    /// Inside the pod's namespace: settings that must be there before the link comes up, and a socket.
+    fn enter_pod(&self, ifname: &str) -> Result<Socket, NetError> {
+        pod::prepare(ifname)?;
+        if self.conf.duplicates == Duplicates::LookedFor {
+            sysctl::set_if_present(&format!("ipv6/conf/{ifname}/accept_dad"), "1")?;
         }
+        Socket::route()
     }
 
-    fn interfaces(&self, host_end: &Link, pod_end: &Link) -> Vec<Interface> {
-        let sandbox = self.netns.path().display().to_string();
-        let interface = |link: &Link, sandbox: String| Interface {
-            name: link.name.clone(),
-            mac: link.mac.to_string(),
-            mtu: link.mtu,
-            sandbox,
-            ..Interface::default()
+    fn pod_changes(&self, pod_end: &Link, result: &CniResult) -> Vec<Message> {
+        if self.conf.container_link == ContainerLink::Down {
+            return Vec::new();
+        }
+        if self.conf.duplicates == Duplicates::Impossible {
+            return pod::changes(pod_end, result);
+        }
+        let addresses = result.ips.iter().map(|ip| addr::add_checked(pod_end, ip.address));
+        addresses.chain([link::set_up(pod_end)]).chain(pod::routes(pod_end, result)).collect()
+    }
+
+    /// Waits until frames go through, and until the pod's addresses are its own.
+    fn settle(&mut self, inside: &mut Socket, host_end: &Link, pod_end: &Link) -> Result<Link, CniError> {
+        if self.conf.container_link == ContainerLink::Down {
+            return Ok(host_end.clone());
+        }
+        let bridge = &self.bridge;
+        let bridge_runs = |host: &mut Socket| {
+            let now = if bridge.running { None } else { link::get(host, &bridge.name)? };
+            Ok(now.is_none_or(|now| now.running))
         };
-        vec![
-            interface(&self.bridge, String::new()),
-            interface(host_end, String::new()),
-            interface(pod_end, sandbox),
-        ]
+        let host_end = veth::wait_for_carrier(&mut self.host, &host_end.name, &bridge_runs)?;
+        if self.conf.duplicates == Duplicates::LookedFor {
+            search(inside, pod_end)?;
+        }
+        Ok(host_end)
+    }
+
+    fn interfaces(&self, host_end: &Link, pod_end: &Link, gateway: Option<&Link>) -> Vec<Interface> {
+        let on_host = |link| pod::describe(link, Path::new(""));
+        let mut interfaces =
+            vec![on_host(&self.bridge), on_host(host_end), pod::describe(pod_end, self.netns.path())];
+        interfaces.extend(gateway.map(on_host));
+        interfaces
+    }
+}
+
+fn search(inside: &mut Socket, pod_end: &Link) -> Result<(), CniError> {
+    let deadline = Instant::now() + SEARCH_DEADLINE;
+    loop {
+        match addr::search(inside, pod_end)? {
+            Search::Done => return Ok(()),
+            Search::Taken(address) => {
+                let msg = format!("enabledad: another host has the address {address}");
+                return Err(CniError::new(ErrorCode::PLUGIN, msg));
+            }
+            Search::Running if Instant::now() >= deadline => {
+                let msg = format!(
+                    "enabledad: the search for others with the addresses of {} does not end",
+                    pod_end.name
+                );
+                return Err(CniError::new(ErrorCode::PLUGIN, msg));
+            }
+            Search::Running => std::thread::sleep(Duration::from_millis(20)),
+        }
     }
 }
 
@@ -164,70 +197,10 @@ pub fn gateway_of(ip: &IpConfig) -> Option<IpNet> {
     IpNet::new(ip.gateway?, ip.address.prefix_len()).ok()
 }
 
-/// The next hop of a route in the result: its own, or for a route of no link scope the subnet's gateway.
-pub fn next_hop(route: &Route, result: &CniResult) -> Option<std::net::IpAddr> {
-    match route.scope {
-        None | Some(0) => route.gw.or_else(|| result.gateway_like(route.dst.addr())),
-        Some(_) => route.gw,
-    }
-}
-
-/// Inside the pod's namespace: settings that must be there before the link comes up, and a socket.
-fn enter_pod(ifname: &str) -> Result<Socket, NetError> {
-    // Neighbours learn at once that the address has moved here.
-    sysctl::set(&format!("ipv4/conf/{ifname}/arp_notify"), "1")?;
-    sysctl::set_if_present(&format!("ipv6/conf/{ifname}/accept_ra"), "0")?;
-    sysctl::set_if_present(&format!("ipv6/conf/{ifname}/accept_dad"), "0")?;
-    Socket::route()
-}
-
-/// Addresses, link up, routes: in one go.
-fn pod_changes(pod_end: &Link, result: &CniResult) -> Vec<Message> {
-    let mut changes: Vec<Message> = result.ips.iter().map(|ip| addr::add(pod_end, ip.address)).collect();
-    changes.push(link::set_up(pod_end));
-    let routes = result.routes.iter().map(|route| route::Route {
-        dst: route.dst.trunc(),
-        gateway: next_hop(route, result),
-        mtu: route.mtu,
-        advmss: route.advmss,
-        priority: route.priority,
-        table: route.table,
-        scope: route.scope,
-    });
-    // The first of several equal routes wins.
-    changes.extend(routes.map(|route| route::add(pod_end, &route).or_exists()));
-    changes
-}
-
 fn default_route(ip: &IpConfig, routes: &[Route]) -> Option<Route> {
     let v4 = ip.address.addr().is_ipv4();
     let gateway = ip.gateway?;
     let known = routes.iter().any(|route| route.dst.prefix_len() == 0 && route.dst.addr().is_ipv4() == v4);
     let everything = IpNet::new(if v4 { [0; 4].into() } else { [0; 16].into() }, 0).ok()?;
     (!known).then(|| Route::new(everything, Some(gateway)))
-}
-
-/// The link called `name`, which was just made.
-fn expect_link(socket: &mut Socket, name: &str) -> Result<Link, CniError> {
-    link::get(socket, name)?.ok_or_else(|| CniError::new(ErrorCode::PLUGIN, format!("link {name} vanished")))
-}
-
-/// Makes the pair. A host's end that an earlier attachment left, whose namespace it was is gone, makes way.
-fn make(host: &mut Socket, pair: &VethPair<'_>, owner: &Owner, netns: &NetNs) -> Result<(), CniError> {
-    let error = match link::create_veth(host, pair) {
-        Ok(()) => return Ok(()),
-        Err(error) if error.is_exists() => error,
-        Err(error) => return Err(error.into()),
-    };
-    let taken = netns.run(|| link::get(&mut Socket::route()?, pair.peer))??.is_some();
-    match detach::own_link(host, owner)? {
-        Some(stale) if !taken => {
-            detach::remove(host, &stale)?;
-            Ok(link::create_veth(host, pair)?)
-        }
-        Some(_) | None => {
-            let msg = format!("the container already has an interface {}", pair.peer);
-            Err(CniError::caused(ErrorCode::PLUGIN, msg, &error))
-        }
-    }
 }

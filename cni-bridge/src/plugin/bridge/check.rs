@@ -1,20 +1,17 @@
 //! CHECK: is everything that ADD made still there and as it was.
-//!
-//! Hardware address and MTU of the pod's interface are compared with `prevResult` only where that names them:
-//! plugins further down the chain may change both, and say so there.
 
-use proto::cni::result::Interface;
+use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, CniResult, Request};
 
-use super::attach::{gateway_of, next_hop};
-use super::conf::{BridgeConf, Gateway};
+use super::attach::gateway_of;
+use super::conf::{BridgeConf, ContainerLink, Gateway};
+use super::port;
 use crate::ipam;
-use crate::net::link::{self, Link};
 use crate::net::netns::NetNs;
 use crate::net::socket::Socket;
-use crate::net::{NetError, addr, route, sysctl};
+use crate::net::{addr, sysctl};
 use crate::owner::Owner;
-use crate::plugin::{damaged, masquerade};
+use crate::plugin::{damaged, isolation, masquerade, pod, veth};
 
 /// Verifies links, addresses, routes, address reservations and rules.
 ///
@@ -27,53 +24,55 @@ pub fn check(
     netns: &NetNs,
 ) -> Result<(), CniError> {
     let owner = Owner::new(&request.conf.name, attachment)?;
-    let missing = || CniError::config("prevResult", "missing; CHECK needs it");
-    let result = request.conf.prev_result()?.ok_or_else(missing)?;
-    let index = pod_interface(&result, attachment)?;
-    check_host(conf, &owner, &result)?;
-    netns.run(|| check_pod(&result, index, attachment))??;
+    let result = pod::previous(request)?;
+    let index = pod::interface_index(&result, attachment)?;
+    check_host(conf, &owner, &result, &result.interfaces[index].mac)?;
+    let mut inside = netns.run(Socket::route)??;
+    check_pod(&mut inside, conf, &result, index)?;
     if conf.has_ipam {
         ipam::check(request, attachment)?;
     }
-    if conf.ip_masq {
-        let own = result.ips.iter().filter(|ip| ip.interface == Some(index)).map(|ip| ip.address);
-        let addresses: Vec<_> = own.collect();
-        if let Some(damage) = masquerade::damage(&mut Socket::netfilter()?, &owner, &addresses)? {
-            return Err(damaged(format!("masquerade: {damage}")));
-        }
+    let addresses = pod::addresses_of(&result, index);
+    check_rules(conf, &owner, &addresses)
+}
+
+fn check_rules(conf: &BridgeConf, owner: &Owner, addresses: &[IpNet]) -> Result<(), CniError> {
+    let mut socket = Socket::netfilter()?;
+    let masquerade = match conf.ip_masq {
+        true => masquerade::damage(&mut socket, owner, addresses)?,
+        false => None,
+    };
+    let isolation = match conf.isolated {
+        true => isolation::damage(&mut socket, owner, &conf.gateway_link(), addresses)?,
+        false => None,
+    };
+    match (masquerade, isolation) {
+        (Some(damage), _) => Err(damaged(format!("masquerade: {damage}"))),
+        (None, Some(damage)) => Err(damaged(format!("isolateNetworks: {damage}"))),
+        (None, None) => Ok(()),
     }
-    Ok(())
 }
 
-/// Index of the pod's interface in the result.
-fn pod_interface(result: &CniResult, attachment: &Attachment) -> Result<usize, CniError> {
-    let is =
-        |interface: &Interface| !interface.sandbox.is_empty() && interface.name == attachment.ifname.as_str();
-    result.interfaces.iter().position(is).ok_or_else(|| {
-        CniError::config("prevResult.interfaces", format!("no container interface {}", attachment.ifname))
-    })
-}
-
-fn check_host(conf: &BridgeConf, owner: &Owner, result: &CniResult) -> Result<(), CniError> {
+fn check_host(conf: &BridgeConf, owner: &Owner, result: &CniResult, mac: &str) -> Result<(), CniError> {
     let mut socket = Socket::route()?;
-    let bridge = find(&mut socket, &conf.bridge)?;
+    let bridge = pod::find(&mut socket, &conf.bridge)?;
     if bridge.kind != "bridge" || !bridge.up {
         return Err(damaged(format!("{} is not a bridge that is up", conf.bridge)));
     }
-    let port = find(&mut socket, &owner.host_link())?;
-    if port.controller != Some(bridge.index) || !port.up {
-        return Err(damaged(format!("link {} is not a port of {} that is up", port.name, bridge.name)));
+    let host_end = veth::host_end(&mut socket, owner, result, &conf.bridge)?;
+    if host_end.controller != Some(bridge.index) || !host_end.up {
+        let what = format!("link {} is not a port of {} that is up", host_end.name, bridge.name);
+        return Err(damaged(what));
     }
-    if (port.hairpin, port.isolated) != (conf.port.hairpin, conf.port.isolated) {
-        return Err(damaged(format!("the port mode of link {} differs from the configuration", port.name)));
-    }
+    port::check(&mut socket, conf, &host_end, mac)?;
     if conf.gateway == Gateway::No {
         return Ok(());
     }
-    let found = addr::list(&mut socket, &bridge)?;
+    let link = pod::find(&mut socket, &conf.gateway_link())?;
+    let found = addr::list(&mut socket, &link)?;
     for gateway in result.ips.iter().filter_map(gateway_of) {
         if !found.contains(&gateway) {
-            return Err(damaged(format!("bridge {} lacks the gateway address {gateway}", bridge.name)));
+            return Err(damaged(format!("bridge {} lacks the gateway address {gateway}", link.name)));
         }
         let key = if gateway.addr().is_ipv4() { "ipv4/ip_forward" } else { "ipv6/conf/all/forwarding" };
         if sysctl::get(key)? != "1" {
@@ -83,48 +82,16 @@ fn check_host(conf: &BridgeConf, owner: &Owner, result: &CniResult) -> Result<()
     Ok(())
 }
 
-fn check_pod(result: &CniResult, index: usize, attachment: &Attachment) -> Result<(), CniError> {
-    let mut socket = Socket::route()?;
-    let link = find(&mut socket, attachment.ifname.as_str())?;
-    let expected = &result.interfaces[index];
-    if link.kind != "veth" || !link.up {
-        return Err(damaged(format!("{} is not a veth link that is up", link.name)));
-    }
-    if !expected.mac.is_empty() && !expected.mac.eq_ignore_ascii_case(&link.mac.to_string()) {
-        return Err(damaged(format!("{} has MAC address {}, not {}", link.name, link.mac, expected.mac)));
-    }
-    if expected.mtu != 0 && expected.mtu != link.mtu {
-        return Err(damaged(format!("{} has MTU {}, not {}", link.name, link.mtu, expected.mtu)));
-    }
-    check_addresses(&mut socket, &link, result, index)?;
-    check_routes(&mut socket, &link, result)
-}
-
-fn check_addresses(
-    socket: &mut Socket,
-    link: &Link,
+fn check_pod(
+    inside: &mut Socket,
+    conf: &BridgeConf,
     result: &CniResult,
     index: usize,
 ) -> Result<(), CniError> {
-    let found = addr::list(socket, link)?;
-    let own = result.ips.iter().filter(|ip| ip.interface == Some(index));
-    match own.map(|ip| ip.address).find(|address| !found.contains(address)) {
-        Some(address) => Err(damaged(format!("{} lacks the address {address}", link.name))),
-        None => Ok(()),
+    let link = pod::find(inside, &result.interfaces[index].name)?;
+    let expect_up = conf.container_link == ContainerLink::Up;
+    if link.kind != "veth" || (expect_up && !link.up) {
+        return Err(damaged(format!("{} is not a veth link that is up", link.name)));
     }
-}
-
-fn check_routes(socket: &mut Socket, link: &Link, result: &CniResult) -> Result<(), CniError> {
-    for expected in &result.routes {
-        let wanted = (expected.dst.trunc(), next_hop(expected, result));
-        if !route::list(socket, link, expected.dst.addr())?.contains(&wanted) {
-            return Err(damaged(format!("{} lacks the route to {}", link.name, expected.dst)));
-        }
-    }
-    Ok(())
-}
-
-fn find(socket: &mut Socket, name: &str) -> Result<Link, CniError> {
-    let found: Result<Option<Link>, NetError> = link::get(socket, name);
-    found?.ok_or_else(|| damaged(format!("link {name} is missing")))
+    pod::check(inside, &link, result, index)
 }

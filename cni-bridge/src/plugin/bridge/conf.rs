@@ -1,12 +1,14 @@
 //! The bridge plugin's configuration.
 
+use std::path::PathBuf;
+
+use proto::cni::object::Object;
 use proto::cni::result::Dns;
 use proto::cni::{CniError, IfName, Request};
 
 use crate::net::link::{Mac, PortMode};
-
-/// Largest MTU of a veth, in bytes.
-const MAX_MTU: i64 = 65535;
+use crate::net::port::{Tagging, Vlans};
+use crate::plugin::keys;
 
 /// What the bridge plugin is asked for.
 #[derive(Debug, Clone)]
@@ -31,6 +33,47 @@ pub struct BridgeConf {
     pub has_ipam: bool,
     /// Resolver configuration that goes before the IPAM plugin's.
     pub dns: Dns,
+    /// What the pod sends and gets without a tag is of this VLAN.
+    pub vlan: Option<u16>,
+    /// VLANs that the pod sees with their tags.
+    pub trunk: Vec<Vlans>,
+    /// What becomes of the VLAN that the kernel gives every port.
+    pub default_vlan: DefaultVlan,
+    /// The pod's link.
+    pub container_link: ContainerLink,
+    /// Other holders of the pod's IPv6 addresses.
+    pub duplicates: Duplicates,
+    /// Pods of other networks that are isolated are out of reach.
+    pub isolated: bool,
+    /// Where the ledger is, whose lock orders changes of the bridge.
+    pub state_dir: PathBuf,
+}
+
+/// What becomes of VLAN 1 on a port that is given others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefaultVlan {
+    /// It stays.
+    Kept,
+    /// It goes.
+    Removed,
+}
+
+/// How ADD leaves the pod's link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerLink {
+    /// Up.
+    Up,
+    /// Down, for the container to bring up.
+    Down,
+}
+
+/// Whether somebody else may have the pod's IPv6 addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duplicates {
+    /// ADD waits until the kernel has looked for them.
+    LookedFor,
+    /// The addresses are unique, and usable at once.
+    Impossible,
 }
 
 /// The bridge's part in the pods' routing.
@@ -53,23 +96,11 @@ impl BridgeConf {
     pub fn parse(request: &Request) -> Result<Self, CniError> {
         let top = request.conf.top();
         request.args.expect_only(&["IP", "MAC", "GATEWAY"])?;
-        top.refuse(&[
-            "vlan",
-            "vlanTrunk",
-            "preserveDefaultVlan",
-            "macspoofchk",
-            "enabledad",
-            "disableContainerInterface",
-        ])?;
-        match top.string("ipMasqBackend")? {
-            None | Some("" | "nftables") => {}
-            Some(other) => return Err(CniError::unsupported("ipMasqBackend", format!("{other:?}"))),
-        }
-        let bridge = top.string("bridge")?.filter(|name| !name.is_empty()).unwrap_or("cni0");
-        if bridge.parse::<IfName>().is_err() {
-            return Err(CniError::config("bridge", format!("{bridge:?} is not an interface name")));
-        }
-        let port = PortMode { hairpin: top.flag("hairpinMode")?, isolated: top.flag("portIsolation")? };
+        let port = PortMode {
+            hairpin: top.flag("hairpinMode")?,
+            isolated: top.flag("portIsolation")?,
+            locked: top.flag("macspoofchk")?,
+        };
         let promiscuous = top.flag("promiscMode")?;
         if port.hairpin && promiscuous {
             return Err(CniError::config("promiscMode", "cannot be combined with hairpinMode"));
@@ -79,45 +110,85 @@ impl BridgeConf {
             (false, true) => Gateway::Yes,
             (false, false) => Gateway::No,
         };
-        Ok(Self {
-            bridge: bridge.to_owned(),
+        let has_ipam = request.conf.ipam_type()?.is_some();
+        let container_link = match top.flag("disableContainerInterface")? {
+            true if has_ipam => {
+                return Err(CniError::config("disableContainerInterface", "cannot be combined with ipam"));
+            }
+            true => ContainerLink::Down,
+            false => ContainerLink::Up,
+        };
+        let vlan = top.number("vlan", 0, 4094)?.filter(|id| *id != 0).and_then(|id| u16::try_from(id).ok());
+        let bridge = keys::interface(request, "bridge")?.unwrap_or_else(|| "cni0".to_owned());
+        let conf = Self {
+            bridge,
             gateway,
             force_address: top.flag("forceAddress")?,
-            ip_masq: top.flag("ipMasq")?,
-            mtu: mtu(request)?,
+            ip_masq: keys::ip_masq(request)?,
+            mtu: keys::mtu(request)?,
             port,
             promiscuous,
-            mac: mac(request)?,
-            has_ipam: request.conf.ipam_type()?.is_some(),
+            mac: keys::mac(request)?,
+            has_ipam,
             dns: request.conf.dns()?,
-        })
+            vlan,
+            trunk: trunk(&top)?,
+            default_vlan: if top.flag("preserveDefaultVlan")? {
+                DefaultVlan::Kept
+            } else {
+                DefaultVlan::Removed
+            },
+            container_link,
+            duplicates: if top.flag("enabledad")? { Duplicates::LookedFor } else { Duplicates::Impossible },
+            isolated: top.flag("isolateNetworks")?,
+            state_dir: keys::state_dir(request)?,
+        };
+        if conf.gateway_link().parse::<IfName>().is_err() {
+            let problem = format!("{} is no interface name for the VLAN's gateway", conf.gateway_link());
+            return Err(CniError::config("vlan", problem));
+        }
+        Ok(conf)
     }
-}
 
-/// 0 means the kernel's default.
-fn mtu(request: &Request) -> Result<Option<u32>, CniError> {
-    let mtu = request.conf.top().number("mtu", 0, MAX_MTU)?.filter(|mtu| *mtu != 0);
-    match mtu {
-        Some(mtu) if mtu < 68 => Err(CniError::config("mtu", format!("{mtu} is not in 68 to {MAX_MTU}"))),
-        other => Ok(other.and_then(|mtu| u32::try_from(mtu).ok())),
+    /// Whether the bridge has to tell VLANs apart.
+    pub fn filters_vlans(&self) -> bool {
+        self.vlan.is_some() || !self.trunk.is_empty()
     }
-}
 
-/// From the capability, else from `args.cni`, else from CNI_ARGS.
-fn mac(request: &Request) -> Result<Option<Mac>, CniError> {
-    const WHAT: &str = "a unicast MAC address";
-    for object in [request.conf.runtime_config()?, request.conf.cni_args()?].into_iter().flatten() {
-        if let Some(mac) = object.parsed("mac", WHAT)? {
-            return Ok(Some(mac));
+    /// The link that carries gateway addresses: the bridge, or an end in the pods' VLAN.
+    pub fn gateway_link(&self) -> String {
+        match self.vlan {
+            Some(id) if self.gateway != Gateway::No => format!("{}.{id}", self.bridge),
+            _ => self.bridge.clone(),
         }
     }
-    match request.args.get("MAC") {
-        None | Some("") => Ok(None),
-        Some(text) => text
-            .parse()
-            .map(Some)
-            .map_err(|_| CniError::config("CNI_ARGS MAC", format!("{text:?} is not {WHAT}"))),
+
+    /// The VLANs that the pod's port carries.
+    pub fn port_vlans(&self) -> Vec<Vlans> {
+        let native = self.vlan.map(|id| Vlans { first: id, last: id, tagging: Tagging::Native });
+        native.into_iter().chain(self.trunk.iter().copied()).collect()
     }
+}
+
+/// `vlanTrunk`: single numbers and ranges.
+fn trunk(top: &Object<'_>) -> Result<Vec<Vlans>, CniError> {
+    let mut found = Vec::new();
+    for (path, value) in top.list("vlanTrunk")? {
+        let entry = Object::at(path.clone(), value)?;
+        let number = |key: &str| -> Result<Option<u16>, CniError> {
+            Ok(entry.number(key, 1, 4094)?.and_then(|id| u16::try_from(id).ok()))
+        };
+        let (first, last) = match (number("id")?, number("minID")?, number("maxID")?) {
+            (Some(id), None, None) => (id, id),
+            (None, Some(first), Some(last)) if first <= last => (first, last),
+            (None, Some(first), Some(last)) => {
+                return Err(CniError::config(&path, format!("minID {first} is above maxID {last}")));
+            }
+            _ => return Err(CniError::config(&path, "needs id, or minID and maxID")),
+        };
+        found.push(Vlans { first, last, tagging: Tagging::Tagged });
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -173,10 +244,36 @@ mod tests {
         let unsupported = ErrorCode::UNSUPPORTED_FIELD;
         let invalid = ErrorCode::INVALID_NETWORK_CONFIG;
         let decode = ErrorCode::DECODING_FAILURE;
-        check(json!({"vlan": 5}), "", unsupported, "vlan: 5 is not supported");
-        check(json!({"vlanTrunk": [{"id": 1}]}), "", unsupported, "vlanTrunk: [{\"id\":1}] is not supported");
-        check(json!({"macspoofchk": true}), "", unsupported, "macspoofchk: true is not supported");
-        check(json!({"enabledad": true}), "", unsupported, "enabledad: true is not supported");
+        check(json!({"vlan": 4095}), "", invalid, "vlan: 4095 is not in 0 to 4094");
+        check(json!({"vlan": -1}), "", invalid, "vlan: -1 is not in 0 to 4094");
+        check(json!({"vlan": "5"}), "", decode, "vlan: expected a whole number, found a string");
+        check(
+            json!({"vlan": 4000, "bridge": "a-long-name", "isGateway": true}),
+            "",
+            invalid,
+            "vlan: a-long-name.4000 is no interface name for the VLAN's gateway",
+        );
+        check(json!({"vlanTrunk": [{"id": 0}]}), "", invalid, "vlanTrunk[0].id: 0 is not in 1 to 4094");
+        check(
+            json!({"vlanTrunk": [{"minID": 9}]}),
+            "",
+            invalid,
+            "vlanTrunk[0]: needs id, or minID and maxID",
+        );
+        check(
+            json!({"vlanTrunk": [{"id": 1}, {"minID": 9, "maxID": 8}]}),
+            "",
+            invalid,
+            "vlanTrunk[1]: minID 9 is above maxID 8",
+        );
+        check(json!({"macspoofchk": 1}), "", decode, "macspoofchk: expected true or false, found a number");
+        check(json!({"enabledad": "x"}), "", decode, "enabledad: expected true or false, found a string");
+        check(
+            json!({"disableContainerInterface": true, "ipam": {"type": "static"}}),
+            "",
+            invalid,
+            "disableContainerInterface: cannot be combined with ipam",
+        );
         check(
             json!({"ipMasqBackend": "iptables"}),
             "",

@@ -3,15 +3,17 @@
 mod attach;
 mod check;
 mod conf;
-mod detach;
+mod port;
 mod switch;
 
 use std::path::Path;
 
 use proto::cni::{Attachment, CniError, CniResult, Plugin, Request};
 
-use super::open_netns;
+use super::{isolation, masquerade, open_netns, pod, teardown};
 use crate::ipam;
+use crate::net::socket::Socket;
+use crate::owner::Owner;
 use conf::BridgeConf;
 
 /// The plugin.
@@ -29,7 +31,7 @@ impl Plugin for Bridge {
     }
 
     fn del(&self, request: &Request, attachment: &Attachment, netns: Option<&Path>) -> Result<(), CniError> {
-        detach::del(request, attachment, netns)
+        teardown::del(request, attachment, netns)
     }
 
     fn check(&self, request: &Request, attachment: &Attachment, netns: &Path) -> Result<(), CniError> {
@@ -38,11 +40,25 @@ impl Plugin for Bridge {
     }
 
     fn gc(&self, request: &Request) -> Result<(), CniError> {
-        detach::gc(request)
+        teardown::gc(request)
     }
 
     fn status(&self, request: &Request) -> Result<(), CniError> {
         let conf = BridgeConf::parse(request)?;
         if conf.has_ipam { ipam::status(request) } else { Ok(()) }
+    }
+
+    fn repair(&self, request: &Request, attachment: &Attachment) -> Result<(), CniError> {
+        let conf = BridgeConf::parse(request)?;
+        if conf.ip_masq {
+            masquerade::repair(request, attachment)?;
+        }
+        if conf.isolated {
+            let result = pod::previous(request)?;
+            let addresses = pod::addresses_of(&result, pod::interface_index(&result, attachment)?);
+            let owner = Owner::new(&request.conf.name, attachment)?;
+            isolation::mend(&mut Socket::netfilter()?, &owner, &conf.gateway_link(), &addresses)?;
+        }
+        Ok(())
     }
 }

@@ -1,10 +1,15 @@
 //! The portmap plugin's configuration: which host ports lead where.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::conditions::Conditions;
 use ipnet::IpNet;
 use proto::cni::object::Object;
 use proto::cni::{CniError, CniResult, Request};
+
+/// The most ports of one container.
+const MAX_PORTS: usize = 16384;
 
 /// What portmap is asked for.
 #[derive(Debug, Clone)]
@@ -13,6 +18,8 @@ pub struct PortMapConf {
     pub mappings: Vec<Mapping>,
     /// Which sources are rewritten on the way to the pod.
     pub snat: Snat,
+    /// Which packets lead to the pod.
+    pub conditions: Conditions,
 }
 
 /// Which connections to a published port get the host's address as source.
@@ -31,7 +38,7 @@ pub enum Snat {
 pub struct Mapping {
     /// Which host addresses.
     pub host: HostAddress,
-    /// Port on the host.
+    /// Port on the host; 0 where a free one is to be found.
     pub host_port: u16,
     /// Port in the pod.
     pub container_port: u16,
@@ -53,7 +60,7 @@ pub enum HostAddress {
 }
 
 /// A transport with ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Protocol {
     Tcp = 6,
@@ -65,16 +72,11 @@ impl PortMapConf {
     /// Reads and validates.
     ///
     /// # Errors
-    /// [`proto::cni::ErrorCode::UNSUPPORTED_FIELD`] for what only the iptables backend has,
+    /// [`proto::cni::ErrorCode::UNSUPPORTED_FIELD`] for conditions that are not understood,
     /// [`proto::cni::ErrorCode::INVALID_NETWORK_CONFIG`], [`proto::cni::ErrorCode::DECODING_FAILURE`].
     pub fn parse(request: &Request) -> Result<Self, CniError> {
         let top = request.conf.top();
-        // markMasqBit names a bit that is not used here: nothing is marked.
-        top.refuse(&["externalSetMarkChain", "conditionsV4", "conditionsV6"])?;
-        match top.string("backend")? {
-            None | Some("" | "nftables") => {}
-            Some(other) => return Err(CniError::unsupported("backend", format!("{other:?}"))),
-        }
+        refuse_backend(&top)?;
         let snat = match (top.get("snat").is_none() || top.flag("snat")?, top.flag("masqAll")?) {
             (_, true) => Snat::All,
             (true, false) => Snat::Needed,
@@ -84,26 +86,58 @@ impl PortMapConf {
             Some(runtime) => runtime.list("portMappings")?,
             None => Vec::new(),
         };
-        let mut mappings: Vec<Mapping> = Vec::new();
+        let (mut mappings, mut places) = (Vec::<Mapping>::new(), BTreeMap::<_, Vec<usize>>::new());
         for (path, value) in list {
-            let mapping = Mapping::read(&Object::at(path.clone(), value)?)?;
-            let same = |known: &&Mapping| known.clashes(&mapping);
-            match mappings.iter().find(same) {
-                Some(known) if *known == mapping => {}
-                Some(_) => {
-                    let problem = format!("{mapping} is published twice");
-                    return Err(CniError::config(&path, problem));
+            for mapping in Mapping::read(&Object::at(path.clone(), value)?)? {
+                let place = places.entry((mapping.host_port, mapping.protocol)).or_default();
+                let known = place.iter().map(|index| &mappings[*index]).find(|known| known.clashes(&mapping));
+                match known {
+                    Some(known) if *known == mapping => {}
+                    Some(_) => return Err(CniError::config(&path, format!("{mapping} is published twice"))),
+                    None => {
+                        place.push(mappings.len());
+                        mappings.push(mapping);
+                    }
                 }
-                None => mappings.push(mapping),
+            }
+            if mappings.len() > MAX_PORTS {
+                return Err(CniError::config(&path, format!("more than {MAX_PORTS} ports of one container")));
             }
         }
-        Ok(Self { mappings, snat })
+        Ok(Self { mappings, snat, conditions: Conditions::parse(request)? })
+    }
+
+    /// Positions of the mappings that a free port is to be found for.
+    pub fn to_be_found(&self) -> impl Iterator<Item = usize> {
+        let all = self.mappings.iter().enumerate();
+        all.filter(|(_, mapping)| mapping.host_port == 0).map(|(index, _)| index)
+    }
+}
+
+/// Checks the keys that choose between ways to do the same. `backend` may name either of the reference's; the rules
+/// are those of nf_tables. No packet is marked, so neither of the keys for marks has an effect: what they arrange, that
+/// sources are rewritten on the way to the pod, is done all the same.
+fn refuse_backend(top: &Object<'_>) -> Result<(), CniError> {
+    match top.string("backend")? {
+        None | Some("" | "iptables" | "nftables") => {}
+        Some(other) => {
+            return Err(CniError::config("backend", format!("{other:?} is not iptables or nftables")));
+        }
+    }
+    let bit = top.number("markMasqBit", 0, 31)?;
+    let chain = top.string("externalSetMarkChain")?.filter(|name| !name.is_empty());
+    match (bit, chain) {
+        (Some(_), Some(_)) => {
+            Err(CniError::config("externalSetMarkChain", "cannot be combined with markMasqBit"))
+        }
+        _ => Ok(()),
     }
 }
 
 impl Mapping {
-    fn read(object: &Object<'_>) -> Result<Self, CniError> {
-        let port = |key: &str| match object.number(key, 1, 65535)? {
+    /// One mapping, or as many as its `range` says, with ports that count up on both sides.
+    fn read(object: &Object<'_>) -> Result<Vec<Self>, CniError> {
+        let port = |key: &str, low: i64| match object.number(key, low, 65535)? {
             Some(number) => Ok(u16::try_from(number).unwrap_or_default()),
             None => Err(CniError::config(&object.path(key), "missing")),
         };
@@ -124,12 +158,26 @@ impl Mapping {
                 one => HostAddress::One(one),
             },
         };
-        Ok(Self { host, host_port: port("hostPort")?, container_port: port("containerPort")?, protocol })
+        let (host_port, container_port) = (port("hostPort", 0)?, port("containerPort", 1)?);
+        let last = object.number("range", 1, 65535)?.unwrap_or(1) - 1;
+        let beyond = |port: u16| last > i64::from(u16::MAX - port);
+        if beyond(host_port) || beyond(container_port) || (host_port == 0 && last > 0) {
+            let problem = format!("{} ports do not fit from {host_port} to {container_port}", last + 1);
+            return Err(CniError::config(&object.path("range"), problem));
+        }
+        let one = |step: u16| Self {
+            host,
+            host_port: host_port + step,
+            container_port: container_port + step,
+            protocol,
+        };
+        Ok((0..=u16::try_from(last).unwrap_or_default()).map(one).collect())
     }
 
     /// Whether the two want the same port of the same host address.
     fn clashes(&self, other: &Mapping) -> bool {
-        let same_port = self.host_port == other.host_port && self.protocol == other.protocol;
+        let to_be_found = self.host_port == 0 && self != other;
+        let same_port = self.host_port == other.host_port && self.protocol == other.protocol && !to_be_found;
         let share = |family| self.host.covers(family) && other.host.covers(family);
         let same_address = match (self.host, other.host) {
             (HostAddress::One(a), HostAddress::One(b)) => a == b,
@@ -258,7 +306,21 @@ mod tests {
         );
         fail(json!({}), ": expected a list, found an object");
         fail(json!([{"containerPort": 1}]), "[0].hostPort: missing");
-        fail(json!([{"hostPort": 0, "containerPort": 1}]), "[0].hostPort: 0 is not in 1 to 65535");
+        fail(json!([{"hostPort": -1, "containerPort": 1}]), "[0].hostPort: -1 is not in 0 to 65535");
+        fail(json!([{"hostPort": 1, "containerPort": 0}]), "[0].containerPort: 0 is not in 1 to 65535");
+        let range = |host: u16, container: u16, range: i64| json!([{"hostPort": host, "containerPort": container, "range": range}]);
+        check(range(80, 8080, 2), Ok(&["tcp host port 80 to 8080", "tcp host port 81 to 8081"]));
+        check(range(65535, 1, 1), Ok(&["tcp host port 65535 to 1"]));
+        fail(range(65535, 1, 2), "[0].range: 2 ports do not fit from 65535 to 1");
+        fail(range(1, 65000, 1000), "[0].range: 1000 ports do not fit from 1 to 65000");
+        fail(range(0, 1, 2), "[0].range: 2 ports do not fit from 0 to 1");
+        fail(range(1, 1, 0), "[0].range: 0 is not in 1 to 65535");
+        fail(range(1, 1, 16385), "[0]: more than 16384 ports of one container");
+        let free = json!({"hostPort": 0, "containerPort": 1});
+        check(
+            json!([free, free, {"hostPort": 0, "containerPort": 2}]),
+            Ok(&["tcp host port 0 to 1", "tcp host port 0 to 2"]),
+        );
         fail(
             json!([{"hostPort": 1, "containerPort": 65536}]),
             "[0].containerPort: 65536 is not in 1 to 65535",
@@ -274,15 +336,19 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_the_other_backend_are_refused() {
-        let check = |keys: Value, expect: &str| {
+    fn backends_do_the_same() {
+        let check = |keys: Value, code: ErrorCode, expect: &str| {
             let error = parse(keys).unwrap_err();
-            assert_eq!((error.code, error.msg.as_str()), (ErrorCode::UNSUPPORTED_FIELD, expect));
+            assert_eq!((error.code, error.msg.as_str()), (code, expect));
         };
-        check(json!({"backend": "iptables"}), "backend: \"iptables\" is not supported");
-        check(json!({"conditionsV4": ["-d"]}), "conditionsV4: [\"-d\"] is not supported");
-        check(json!({"externalSetMarkChain": "K"}), "externalSetMarkChain: \"K\" is not supported");
-        assert_eq!(parse(json!({})).unwrap().snat, Snat::Needed);
+        let invalid = ErrorCode::INVALID_NETWORK_CONFIG;
+        check(json!({"backend": "pf"}), invalid, "backend: \"pf\" is not iptables or nftables");
+        check(json!({"markMasqBit": 32}), invalid, "markMasqBit: 32 is not in 0 to 31");
+        let both = json!({"markMasqBit": 3, "externalSetMarkChain": "KUBE-MARK-MASQ"});
+        check(both, invalid, "externalSetMarkChain: cannot be combined with markMasqBit");
+        let kube = json!({"backend": "iptables", "externalSetMarkChain": "KUBE-MARK-MASQ"});
+        assert_eq!(parse(kube).unwrap().snat, Snat::Needed);
+        assert_eq!(parse(json!({"backend": "nftables"})).unwrap().snat, Snat::Needed);
         assert_eq!(parse(json!({"snat": false})).unwrap().snat, Snat::No);
         assert_eq!(parse(json!({"masqAll": true, "snat": false})).unwrap().snat, Snat::All);
     }

@@ -2,8 +2,11 @@
 //!
 //! Chained after a plugin that gives the pod its addresses.
 
+mod conditions;
 mod conf;
 mod flows;
+mod free;
+mod publish;
 mod rules;
 
 use std::net::IpAddr;
@@ -12,12 +15,14 @@ use std::path::Path;
 use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
-use super::damaged;
-use crate::net::nft::{self, InsertError};
+use super::predecessor::{self, Trade};
+use super::{collect, damaged, prev_result};
+use crate::net::nft::{self, Table};
 use crate::net::socket::Socket;
 use crate::net::{background, link, route, sysctl};
 use crate::owner::{Owner, is_stale};
 use conf::{Family, HostAddress, Mapping, PortMapConf, Snat, pod_addresses};
+use publish::{Place, Publication};
 
 /// The plugin.
 #[derive(Debug, Clone, Copy)]
@@ -29,52 +34,84 @@ impl Plugin for PortMap {
     }
 
     fn add(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<CniResult, CniError> {
-        let conf = PortMapConf::parse(request)?;
-        let result = prev_result(request)?;
-        if !conf.mappings.is_empty() {
-            let owner = Owner::new(&request.conf.name, attachment)?;
-            publish(&conf, &owner, &addresses(&conf, &result)?)?;
+        let mut conf = PortMapConf::parse(request)?;
+        let mut result = prev_result(request)?;
+        if conf.mappings.is_empty() {
+            return Ok(result);
         }
+        let owner = Owner::new(&request.conf.name, attachment)?;
+        let addresses = addresses(&conf, &result)?;
+        let mut socket = Socket::netfilter()?;
+        let asked: Vec<usize> = conf.to_be_found().collect();
+        free::choose(&mut socket, &owner, &mut conf.mappings)?;
+        let published = publish(&mut socket, &conf, (&owner, &addresses), Table::insert);
+        if published.is_err() {
+            // The first error is the one to report; what is left, DEL will find.
+            let _ = publish::remove(&mut socket, &|tag| tag == owner.tag());
+        }
+        published?;
+        result.port_mappings.extend(asked.into_iter().map(|index| free::told(&conf.mappings[index])));
         Ok(result)
     }
 
     fn del(&self, request: &Request, attachment: &Attachment, _: Option<&Path>) -> Result<(), CniError> {
         let owner = Owner::new(&request.conf.name, attachment)?;
         let mut socket = Socket::netfilter()?;
-        let removed = rules::table().remove(&mut socket, &|tag| tag == owner.tag())?;
-        let flows = flows::after_removal(&mut socket, &removed);
-        if !removed.is_empty() {
+        let removed = publish::remove(&mut socket, &|tag| tag == owner.tag());
+        let theirs = match &removed {
+            Ok(removed) if !removed.is_empty() => Ok(()),
+            _ => predecessor::forget(&mut socket, Trade::Ports, &|trace| trace.is_of(&owner)),
+        };
+        if removed.as_ref().is_ok_and(|removed| !removed.is_empty()) {
             background::leave(move || socket);
         }
-        Ok(flows?)
+        collect([removed.map(drop).map_err(CniError::from), theirs.map_err(CniError::from)])
     }
 
     fn check(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<(), CniError> {
-        let conf = PortMapConf::parse(request)?;
+        let mut conf = PortMapConf::parse(request)?;
         let result = prev_result(request)?;
         if conf.mappings.is_empty() {
             return Ok(());
         }
         let owner = Owner::new(&request.conf.name, attachment)?;
         let addresses = addresses(&conf, &result)?;
-        let published = rules::published(&owner, &conf.mappings, &addresses);
-        let (sources, chains) = rules::sources(&owner, conf.snat, &addresses);
-        let mut wanted: Vec<_> = published.into_iter().map(|(map, element, _)| (map, element)).collect();
-        wanted.extend(sources);
         let mut socket = Socket::netfilter()?;
-        let mut damage = rules::table().damage(&mut socket, &wanted, &chains)?;
-        if damage.is_none() && needs_localnet(&conf, &addresses).is_some() {
-            damage = rules::guard().damage(&mut socket, &[], &[])?;
+        free::recall(&mut socket, &owner, &mut conf.mappings, &result)?;
+        match damage(&mut socket, &conf, (&owner, &addresses))? {
+            // What the reference plugin made serves as well.
+            Some(_) if predecessor::has_any(&mut socket, Trade::Ports, &owner)? => Ok(()),
+            Some(damage) => Err(damaged(format!("published ports: {damage}"))),
+            None => Ok(()),
         }
-        damage.map_or(Ok(()), |damage| Err(damaged(format!("published ports: {damage}"))))
+    }
+
+    fn repair(&self, request: &Request, attachment: &Attachment) -> Result<(), CniError> {
+        let mut conf = PortMapConf::parse(request)?;
+        let result = prev_result(request)?;
+        if conf.mappings.is_empty() {
+            return Ok(());
+        }
+        let owner = Owner::new(&request.conf.name, attachment)?;
+        let addresses = addresses(&conf, &result)?;
+        let mut socket = Socket::netfilter()?;
+        free::recall(&mut socket, &owner, &mut conf.mappings, &result)?;
+        free::choose(&mut socket, &owner, &mut conf.mappings)?;
+        let whole = damage(&mut socket, &conf, (&owner, &addresses))?.is_none();
+        if whole || predecessor::has_any(&mut socket, Trade::Ports, &owner)? {
+            return Ok(());
+        }
+        publish(&mut socket, &conf, (&owner, &addresses), Table::mend)
     }
 
     fn gc(&self, request: &Request) -> Result<(), CniError> {
         let valid = request.conf.valid_attachments()?;
         let stale = |tag: &str| is_stale(tag, &request.conf.name, &valid);
         let mut socket = Socket::netfilter()?;
-        let removed = rules::table().remove(&mut socket, &stale)?;
-        Ok(flows::after_removal(&mut socket, &removed)?)
+        let removed = publish::remove(&mut socket, &stale).map(drop);
+        let of_other = |trace: &predecessor::Trace| trace.is_stale(&request.conf.name, &valid);
+        let theirs = predecessor::forget(&mut socket, Trade::Ports, &of_other);
+        collect([removed.map_err(CniError::from), theirs.map_err(CniError::from)])
     }
 
     fn status(&self, request: &Request) -> Result<(), CniError> {
@@ -86,57 +123,31 @@ impl Plugin for PortMap {
     }
 }
 
-fn publish(conf: &PortMapConf, owner: &Owner, addresses: &[IpNet]) -> Result<(), CniError> {
-    let mut socket = Socket::netfilter()?;
-    let published = rules::published(owner, &conf.mappings, addresses);
-    for (map, _, index) in &published {
-        refuse_overlap(&mut socket, owner, &conf.mappings[*index], map)?;
-    }
-    let (sources, chains) = rules::sources(owner, conf.snat, addresses);
-    let inserted = rules::table().insert(&mut socket, &rules::wanted(&published, &sources), &chains);
-    inserted.map_err(|error| match error {
-        InsertError::Held { position, holder } => {
-            let mapping = published.get(position).map(|(_, _, index)| &conf.mappings[*index]);
-            held(mapping, &holder)
-        }
-        InsertError::Net(error) => error.into(),
-    })?;
-    flows::after_publishing(&mut socket, &conf.mappings, addresses)?;
+fn publish(
+    socket: &mut Socket,
+    conf: &PortMapConf,
+    (owner, addresses): (&Owner, &[IpNet]),
+    place: Place,
+) -> Result<(), CniError> {
+    Publication::new(conf, owner, addresses).place(socket, place)?;
+    flows::after_publishing(socket, &conf.mappings, addresses)?;
     match needs_localnet(conf, addresses) {
-        Some(pod) => open_localnet(&mut socket, pod),
+        Some(pod) => open_localnet(socket, pod),
         None => Ok(()),
     }
 }
 
-/// A port of all addresses and the same port of one address exclude each other, as they do for sockets.
-fn refuse_overlap(
+/// What is missing, in words.
+fn damage(
     socket: &mut Socket,
-    owner: &Owner,
-    mapping: &Mapping,
-    address_map: &str,
-) -> Result<(), CniError> {
-    let table = rules::table().name;
-    let key = rules::port_key(mapping);
-    let holder = match mapping.host {
-        HostAddress::One(_) => {
-            let any = if address_map.ends_with('4') { "ports4" } else { "ports6" };
-            nft::element(socket, table, any, &key)?.map(|found| found.owner)
-        }
-        HostAddress::Any | HostAddress::Any4 | HostAddress::Any6 => {
-            let one = if address_map.ends_with('4') { "addrs4" } else { "addrs6" };
-            let all = nft::elements(socket, table, one)?.unwrap_or_default();
-            all.into_iter().find(|found| found.key.ends_with(&key)).map(|found| found.owner)
-        }
-    };
-    match holder {
-        Some(holder) if holder != owner.tag() => Err(held(Some(mapping), &holder)),
-        Some(_) | None => Ok(()),
+    conf: &PortMapConf,
+    (owner, addresses): (&Owner, &[IpNet]),
+) -> Result<Option<String>, CniError> {
+    let damage = Publication::new(conf, owner, addresses).damage(socket)?;
+    if damage.is_none() && needs_localnet(conf, addresses).is_some() {
+        return Ok(rules::guard().damage(socket, &[], &[])?);
     }
-}
-
-fn held(mapping: Option<&Mapping>, holder: &str) -> CniError {
-    let what = mapping.map_or_else(|| "a host port".to_owned(), Mapping::to_string);
-    CniError::new(ErrorCode::PLUGIN, format!("{what} is already published for {holder}"))
+    Ok(damage)
 }
 
 /// The pod's IPv4 address, where connections from 127.0.0.1 are to reach it.
@@ -162,11 +173,6 @@ fn open_localnet(netfilter: &mut Socket, pod: IpAddr) -> Result<(), CniError> {
     }
     guard.ensure(netfilter)?;
     Ok(sysctl::set(&key, "1")?)
-}
-
-fn prev_result(request: &Request) -> Result<CniResult, CniError> {
-    let missing = || CniError::config("prevResult", "missing; portmap must be chained after another plugin");
-    request.conf.prev_result()?.ok_or_else(missing)
 }
 
 /// The pod's addresses; every mapping must have one to lead to.

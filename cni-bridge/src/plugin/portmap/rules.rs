@@ -14,8 +14,8 @@ use ipnet::IpNet;
 
 use super::conf::{Family, HostAddress, Mapping, Snat};
 use crate::net::nft::{
-    Chain, Conflict, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table, Target,
-    Verdict,
+    Chain, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table, TableFamily,
+    Target, Verdict,
 };
 use crate::owner::Owner;
 use crate::plugin::masquerade::{matches, of_family};
@@ -91,15 +91,6 @@ pub fn sources(
     (elements, chains)
 }
 
-/// With the policy for keys that are taken: a port is its holder's, but a pod's address is the pod's.
-pub fn wanted(
-    published: &[(&'static str, Element, usize)],
-    sources: &[(&'static str, Element)],
-) -> Vec<(&'static str, Element, Conflict)> {
-    let ports = published.iter().map(|(map, element, _)| (*map, element.clone(), Conflict::Refuse));
-    ports.chain(sources.iter().map(|(map, element)| (*map, element.clone(), Conflict::Replace))).collect()
-}
-
 /// Rewrites what comes from the pod's own subnet, whose answer would take the short way, and from the loopback.
 fn from_subnet(address: &IpNet) -> OnDemand {
     let subnet = address.trunc();
@@ -129,6 +120,7 @@ pub fn table() -> Table {
     let output =
         vec![Rule { comment: "published ports, from this host".to_owned(), steps: vec![jump_to("publish")] }];
     Table {
+        family: TableFamily::Inet,
         name: "berth_portmap",
         maps: vec![
             Map { name: "ports4", key: &[Field::Protocol, Field::Port], data: &[Field::Ipv4, Field::Port] },
@@ -178,33 +170,68 @@ pub fn guard() -> Table {
         drop("from outside to the loopback", HeaderField::Destination4),
         drop("from outside as the loopback", HeaderField::Source4),
     ];
-    Table { name: "berth_localnet", maps: Vec::new(), chains: vec![(chain, rules)] }
+    Table {
+        family: TableFamily::Inet,
+        name: "berth_localnet",
+        maps: Vec::new(),
+        chains: vec![(chain, rules)],
+    }
 }
 
-fn publish() -> Vec<Rule> {
-    let not_local = Rule {
+fn not_local() -> Rule {
+    Rule {
         comment: "not to this host".to_owned(),
         steps: vec![
             Expression::DestinationType(0),
             Expression::Differs(0, ROUTE_LOCAL.to_ne_bytes().to_vec()),
             Expression::Verdict(Verdict::Return),
         ],
-    };
-    let mut rules = vec![not_local];
-    for (family, field, width) in
-        [(NFPROTO_IPV4, HeaderField::Destination4, 1), (NFPROTO_IPV6, HeaderField::Destination6, 4)]
-    {
-        let suffix = if family == NFPROTO_IPV4 { "4" } else { "6" };
-        let mut start = of_family(family);
-        start.push(Expression::Payload(field, 0));
-        if family == NFPROTO_IPV6 {
-            // There is no routing from the IPv6 loopback to elsewhere.
-            start.push(Expression::Differs(0, std::net::Ipv6Addr::LOCALHOST.octets().to_vec()));
-        }
-        rules.push(look_up(format!("addrs{suffix}"), start.clone(), family, width));
-        rules.push(look_up(format!("ports{suffix}"), start, family, 0));
     }
+}
+
+fn publish() -> Vec<Rule> {
+    let mut rules = vec![not_local()];
+    rules.extend(["4", "6"].into_iter().flat_map(look_ups));
     rules
+}
+
+/// The rules that lead to chains of conditions.
+pub fn publish_when() -> Vec<Rule> {
+    let rule = |suffix: &str| {
+        let (_, _, mut steps) = destination(suffix);
+        let map = format!("when{suffix}");
+        steps.extend([
+            Expression::Meta(Meta::Protocol, 0),
+            Expression::Payload(HeaderField::DestinationPort, 1),
+            Expression::Decide { map: map.clone(), key: 0 },
+        ]);
+        Rule { comment: format!("conditions of {map}"), steps }
+    };
+    vec![not_local(), rule("4"), rule("6")]
+}
+
+/// The rules that look up the published ports of an address family, `4` or `6`.
+pub fn look_ups(suffix: &str) -> [Rule; 2] {
+    let (family, width, start) = destination(suffix);
+    [
+        look_up(format!("addrs{suffix}"), start.clone(), family, width),
+        look_up(format!("ports{suffix}"), start, family, 0),
+    ]
+}
+
+/// Family and width of its addresses in registers; the steps that load the destination.
+fn destination(suffix: &str) -> (u8, u8, Vec<Expression>) {
+    let (family, width, field) = match suffix {
+        "4" => (NFPROTO_IPV4, 1, HeaderField::Destination4),
+        _ => (NFPROTO_IPV6, 4, HeaderField::Destination6),
+    };
+    let mut steps = of_family(family);
+    steps.push(Expression::Payload(field, 0));
+    if family == NFPROTO_IPV6 {
+        // There is no routing from the IPv6 loopback to elsewhere.
+        steps.push(Expression::Differs(0, std::net::Ipv6Addr::LOCALHOST.octets().to_vec()));
+    }
+    (family, width, steps)
 }
 
 /// A rule that looks up what the registers before `width` hold, protocol and port, and rewrites the destination.

@@ -143,7 +143,7 @@ impl Runner {
         let outcome = async {
             let program = exec::find(&plugin.kind, &self.bin_dirs)?;
             let stdin = Value::Object(conf).to_string().into_bytes();
-            let call = Call { program, env: self.environment(verb, target), stdin };
+            let call = Call { program, args: Vec::new(), env: self.environment(verb, target), stdin };
             let answer = exec::run(call, self.deadline, abort).await?;
             if !answer.stderr.is_empty() {
                 tracing::debug!(plugin = plugin.kind, %verb, stderr = %excerpt(&answer.stderr), "CNI plugin log");
@@ -186,7 +186,7 @@ fn failure(plugin: &Plugin, verb: Verb, cause: Cause) -> PluginFailure {
 }
 
 /// Turns an unsuccessful end, or an error object at a successful one, into its cause.
-fn successful(answer: Answer) -> Result<Answer, Cause> {
+pub(super) fn successful(answer: Answer) -> Result<Answer, Cause> {
     let object: Option<Map<String, Value>> = serde_json::from_slice(&answer.stdout).ok();
     let text = |key: &str| {
         let value = object.as_ref().and_then(|object| object.get(key)).and_then(Value::as_str);

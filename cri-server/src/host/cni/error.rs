@@ -80,6 +80,12 @@ pub enum CniError {
     /// GC excludes all other operations and one of them is running (unavailable; try again later).
     #[error("CNI garbage collection waits for running operations")]
     GcBusy,
+    /// A repair excludes all other operations, and one of them takes long (unavailable; try again later).
+    #[error("the repair of rules waits for running operations")]
+    RepairBusy,
+    /// Lost rules of attachments could not all be made again.
+    #[error("repairing the rules of attachments")]
+    Repair(#[source] Failures),
     /// A record of an attachment could not be read or written (internal).
     #[error("{action} the CNI record {}", path.display())]
     Record {
@@ -106,6 +112,8 @@ pub enum Verb {
     Gc,
     /// Tell whether ADD would work.
     Status,
+    /// Make lost rules again: Berth's own, none of the specification's.
+    Repair,
 }
 
 impl fmt::Display for Verb {
@@ -116,6 +124,7 @@ impl fmt::Display for Verb {
             Self::Check => "CHECK",
             Self::Gc => "GC",
             Self::Status => "STATUS",
+            Self::Repair => "repair",
         })
     }
 }

@@ -30,6 +30,7 @@ const REAP: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Call {
     pub program: PathBuf,
+    pub args: Vec<OsString>,
     pub env: Vec<(&'static str, OsString)>,
     pub stdin: Vec<u8>,
 }
@@ -72,6 +73,7 @@ async fn spawn(call: &Call) -> io::Result<Child> {
     let mut pause = Duration::from_millis(10);
     loop {
         let started = Command::new(&call.program)
+            .args(&call.args)
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| is_passed_on(name.as_encoded_bytes())))
             .envs(call.env.iter().cloned())

@@ -17,6 +17,7 @@ mod gc;
 mod orphans;
 #[cfg(test)]
 mod peer_tests;
+mod repair;
 mod result;
 mod status;
 #[cfg(test)]

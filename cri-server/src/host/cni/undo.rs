@@ -56,7 +56,7 @@ impl Cni {
 
     /// Whether the namespace that was attached is still where it was: after a reboot, or when the name was used
     /// again, another one may be there, and that one must not be touched.
-    fn has_its_namespace(&self, record: &Record) -> bool {
+    pub(super) fn has_its_namespace(&self, record: &Record) -> bool {
         let now = namespace_identity(Path::new(&record.netns));
         match &record.berth {
             Some(origin) => now.is_some() && now == origin.netns_identity && origin.boot_id == self.boot_id,

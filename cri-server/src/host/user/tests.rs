@@ -265,4 +265,8 @@ fn files_are_read_inside_the_root_and_within_bounds() {
     std::fs::remove_file(etc.join("passwd")).unwrap();
     std::os::unix::fs::symlink("/dev/zero", etc.join("passwd")).unwrap();
     assert_eq!(resolve(), "no user app");
+    std::fs::remove_file(etc.join("passwd")).unwrap();
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o644));
+    rustix::fs::mknodat(rustix::fs::CWD, etc.join("passwd"), kind, mode, 0).unwrap();
+    assert_eq!(resolve(), "read /etc/passwd of the image");
 }

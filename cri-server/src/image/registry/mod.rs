@@ -6,6 +6,7 @@
 
 mod auth;
 mod blob;
+mod client;
 mod failure;
 mod resolve;
 mod session;
@@ -13,12 +14,12 @@ mod session;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::Arc;
 
 use reqwest::Url;
 use serde::Deserialize;
 
+use client::Clients;
 pub use resolve::Resolved;
 pub use session::Session;
 
@@ -114,7 +115,7 @@ enum Role {
 /// The registries of this node.
 pub struct Registry {
     config: RegistryConfig,
-    client: OnceLock<reqwest::Client>,
+    clients: Arc<Clients>,
 }
 
 impl Registry {
@@ -127,7 +128,7 @@ impl Registry {
                 })?;
             }
         }
-        Ok(Self { config, client: OnceLock::new() })
+        Ok(Self { config, clients: Arc::default() })
     }
 
     /// Starts a pull of `reference`.
@@ -136,9 +137,8 @@ impl Registry {
         reference: &Reference,
         credentials: Option<Credentials>,
     ) -> Result<Session, ImageError> {
-        let client = self.client()?;
         Ok(Session::new(
-            client,
+            self.clients.clone(),
             self.config.clone(),
             self.endpoints(reference)?,
             (reference.clone(), credentials),
@@ -161,31 +161,6 @@ impl Registry {
         let base = base_url(&format!("{scheme}://{host}")).map_err(invalid)?;
         endpoints.push(Endpoint { base, role: Role::Origin });
         Ok(endpoints)
-    }
-
-    fn client(&self) -> Result<reqwest::Client, ImageError> {
-        if let Some(client) = self.client.get() {
-            return Ok(client.clone());
-        }
-        let mut builder = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(self.config.connect_timeout_seconds))
-            .pool_idle_timeout(Duration::from_secs(5));
-        for file in &self.config.ca_files {
-            let wrong = || ImageError::InvalidConfig {
-                what: format!("registries.ca_files: {} has no certificates in PEM form", file.display()),
-            };
-            let bytes =
-                std::fs::read(file).map_err(|e| ImageError::io(format!("reading {}", file.display()), e))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&bytes).map_err(|_| wrong())?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        let client = builder.build().map_err(|e| ImageError::InvalidConfig {
-            what: format!("no HTTP client can be made: {}", failure::chain(&e)),
-        })?;
-        Ok(self.client.get_or_init(|| client).clone())
     }
 }
 

@@ -1,7 +1,7 @@
 //! One pull's conversation with the places that serve its repository: requests, authentication, redirects, retries.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION, RANGE};
@@ -10,6 +10,7 @@ use reqwest::{StatusCode, Url};
 use super::auth::{
     Challenge, Trust, authority, basic, header, is_local_address, read_token, token_request, trust,
 };
+use super::client::Clients;
 use super::failure::{Failure, cause};
 use super::{Credentials, Endpoint, RegistryConfig, Role};
 use crate::image::reference::Reference;
@@ -18,7 +19,7 @@ const MAX_REDIRECTS: usize = 5;
 
 /// One pull's conversation with its registry.
 pub struct Session {
-    client: reqwest::Client,
+    clients: Arc<Clients>,
     config: RegistryConfig,
     endpoints: Vec<Endpoint>,
     reference: Reference,
@@ -40,13 +41,13 @@ pub(super) struct Ask {
 
 impl Session {
     pub(super) fn new(
-        client: reqwest::Client,
+        clients: Arc<Clients>,
         config: RegistryConfig,
         endpoints: Vec<Endpoint>,
         (reference, credentials): (Reference, Option<Credentials>),
     ) -> Self {
         let authorizations = Mutex::default();
-        Self { client, config, endpoints, reference, credentials, authorizations }
+        Self { clients, config, endpoints, reference, credentials, authorizations }
     }
 
     /// The image that is pulled.
@@ -100,7 +101,7 @@ impl Session {
         let mut url = self.url(endpoint, ask)?;
         for _ in 0..=MAX_REDIRECTS {
             let at_home = url.scheme() == own.scheme() && authority(&url) == authority(own);
-            let mut request = self.client.get(url.clone());
+            let mut request = self.client(&url)?.get(url.clone());
             if let Some(accept) = ask.accept {
                 request = request.header(ACCEPT, accept);
             }
@@ -117,6 +118,10 @@ impl Session {
             url = redirect(own, &url, &response)?;
         }
         Err(Failure::Lasting(cause(format!("more than {MAX_REDIRECTS} redirects"))))
+    }
+
+    fn client(&self, url: &Url) -> Result<reqwest::Client, Failure> {
+        self.clients.of(url, &self.config).map_err(Failure::Invalid)
     }
 
     fn url(&self, endpoint: usize, ask: &Ask) -> Result<Url, Failure> {
@@ -178,7 +183,7 @@ impl Session {
                 )));
             }
         };
-        let request = token_request(&self.client, realm, parameters, credentials)?;
+        let request = token_request(&self.client(&realm)?, realm, parameters, credentials)?;
         let response = self.transfer(request.send()).await?;
         match response.status() {
             status if status.is_success() => {

@@ -14,6 +14,7 @@
 mod drive;
 mod ends;
 mod hangup;
+mod part;
 mod table;
 
 use bytes::{Bytes, BytesMut};
@@ -21,6 +22,7 @@ use bytes::{Bytes, BytesMut};
 pub use drive::{Limits, Sending, deliver, drive};
 pub use ends::{Arrived, Handle, Reader, Stream, Writer};
 pub use hangup::Hangup;
+pub use part::Part;
 pub use table::{Mark, Overflow};
 
 /// Largest piece of a stream in one frame, bytes.
@@ -41,15 +43,6 @@ pub enum Outgoing {
     Pong(Bytes),
     /// The session is over.
     Over,
-}
-
-/// Which part of a stream, or of a message, something is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// More follows.
-    Middle,
-    /// Nothing follows.
-    Last,
 }
 
 /// How a protocol writes.

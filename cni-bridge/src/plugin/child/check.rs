@@ -1,0 +1,58 @@
+//! CHECK: is everything that ADD made still there and as it was.
+
+use std::net::IpAddr;
+
+use proto::cni::{Attachment, CniError, Request};
+
+use super::conf::{ChildConf, Master};
+use super::{parent, shim};
+use crate::ipam;
+use crate::net::netns::NetNs;
+use crate::net::socket::Socket;
+use crate::plugin::{damaged, pod};
+
+/// Verifies parent, link, addresses, routes, address reservations and shim.
+///
+/// # Errors
+/// [`proto::cni::ErrorCode::PLUGIN`] with the first damage found.
+pub fn check(
+    request: &Request,
+    conf: &ChildConf,
+    attachment: &Attachment,
+    netns: &NetNs,
+) -> Result<(), CniError> {
+    let result = pod::previous(request)?;
+    let index = pod::interface_index(&result, attachment)?;
+    let mut host = Socket::route()?;
+    let mut inside = netns.run(Socket::route)??;
+    let socket = if matches!(conf.master, Master::InContainer(_)) { &mut inside } else { &mut host };
+    let plan = parent::plan(socket, conf, &request.conf.name).map_err(|error| damaged(error.msg))?;
+    let parent = pod::find(socket, &plan.name)?;
+    if !parent.up {
+        return Err(damaged(format!("master: link {} is down", parent.name)));
+    }
+    if conf.promiscuous && !parent.promiscuous {
+        return Err(damaged(format!("link {} does not receive every frame any more", parent.name)));
+    }
+    let link = pod::find(&mut inside, attachment.ifname.as_str())?;
+    let kind = conf.kind.name();
+    if link.kind != kind || !link.up {
+        return Err(damaged(format!("{} is not a {kind} link that is up", link.name)));
+    }
+    if link.lower != Some(parent.index) {
+        return Err(damaged(format!("{} is not on top of {}", link.name, parent.name)));
+    }
+    if link.detail != conf.kind.detail() {
+        return Err(damaged(format!("the mode of {} differs from the configuration", link.name)));
+    }
+    pod::check(&mut inside, &link, &result, index)?;
+    if conf.has_ipam {
+        ipam::check(request, attachment)?;
+    }
+    if conf.shim.is_empty() {
+        return Ok(());
+    }
+    let pods: Vec<IpAddr> =
+        pod::addresses_of(&result, index).into_iter().map(|address| address.addr()).collect();
+    shim::check(&mut host, &shim::name(&request.conf.name, &plan.name), &conf.shim, &pods)
+}

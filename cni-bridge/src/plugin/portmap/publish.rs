@@ -1,0 +1,169 @@
+//! Published ports in their tables: what belongs there, put in, verified, taken out.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use proto::cni::{CniError, ErrorCode};
+
+use super::conf::{HostAddress, Mapping, PortMapConf};
+use super::{conditions, flows, rules};
+use crate::net::NetError;
+use crate::net::nft::{self, Conflict, Element, InsertError, OnDemand, Removed, Table};
+use crate::net::socket::Socket;
+use crate::owner::Owner;
+
+/// How elements get into a table: [`Table::insert`] or [`Table::mend`].
+pub type Place =
+    fn(&Table, &mut Socket, &[(&'static str, Element, Conflict)], &[OnDemand]) -> Result<(), InsertError>;
+
+/// What one attachment has in the tables.
+pub struct Publication<'a> {
+    mappings: &'a [Mapping],
+    owner: &'a Owner,
+    parts: [Part; 2],
+}
+
+/// What it has in one table.
+struct Part {
+    table: Table,
+    /// Elements for ports, with the mapping that each comes from.
+    ports: Vec<(&'static str, Element, usize)>,
+    /// Elements for the sources of packets on the way to the pod.
+    sources: Vec<(&'static str, Element)>,
+    chains: Vec<OnDemand>,
+}
+
+impl<'a> Publication<'a> {
+    /// What `conf` asks for, for a pod with `addresses`.
+    pub fn new(conf: &'a PortMapConf, owner: &'a Owner, addresses: &[IpNet]) -> Self {
+        let published = rules::published(owner, &conf.mappings, addresses);
+        let (conditional, always): (Vec<_>, Vec<_>) =
+            published.into_iter().partition(|(map, _, _)| !conf.conditions.of_map(map).is_empty());
+        let (sources, chains) = rules::sources(owner, conf.snat, addresses);
+        let always = Part { table: rules::table(), ports: always, sources, chains };
+        let mut when =
+            Part { table: conditions::table(), ports: Vec::new(), sources: Vec::new(), chains: Vec::new() };
+        for (map, element, index) in conditional {
+            let chain = conditions::chain(conf.conditions.of_map(map), map);
+            let key = rules::port_key(&conf.mappings[index]);
+            let leading = (if map.ends_with('4') { "when4" } else { "when6" }, key);
+            if !when.ports.iter().any(|(map, element, _)| (*map, &element.key) == (leading.0, &leading.1)) {
+                when.ports.push((leading.0, Element::jump(leading.1, &chain.chain, owner.tag()), index));
+            }
+            when.ports.push((map, element, index));
+            if !when.chains.contains(&chain) {
+                when.chains.push(chain);
+            }
+        }
+        Self { mappings: &conf.mappings, owner, parts: [when, always] }
+    }
+
+    /// Puts all of it in place. What was put in before a refusal is DEL's to remove, or the caller's.
+    ///
+    /// # Errors
+    /// [`ErrorCode::PLUGIN`] where somebody else has a port, naming the holder.
+    pub fn place(&self, socket: &mut Socket, place: Place) -> Result<(), CniError> {
+        self.refuse_overlap(socket)?;
+        for part in self.parts.iter().filter(|part| !part.is_empty()) {
+            // A port is its holder's, but a pod's address is the pod's.
+            let ports = part.ports.iter().map(|(map, element, _)| (*map, element.clone(), Conflict::Refuse));
+            let sources =
+                part.sources.iter().map(|(map, element)| (*map, element.clone(), Conflict::Replace));
+            let wanted: Vec<_> = ports.chain(sources).collect();
+            place(&part.table, socket, &wanted, &part.chains).map_err(|error| match error {
+                InsertError::Held { position, holder } => {
+                    let mapping = part.ports.get(position).map(|(_, _, index)| &self.mappings[*index]);
+                    held(mapping, &holder)
+                }
+                InsertError::Net(error) => error.into(),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What is missing, in words.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn damage(&self, socket: &mut Socket) -> Result<Option<String>, NetError> {
+        for part in self.parts.iter().filter(|part| !part.is_empty()) {
+            let ports = part.ports.iter().map(|(map, element, _)| (*map, element.clone()));
+            let wanted: Vec<_> = ports.chain(part.sources.iter().cloned()).collect();
+            if let Some(damage) = part.table.damage(socket, &wanted, &part.chains)? {
+                return Ok(Some(damage));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A port of all addresses and the same port of one address exclude each other, as they do for sockets; so do a
+    /// port under conditions and one without.
+    fn refuse_overlap(&self, socket: &mut Socket) -> Result<(), CniError> {
+        let [when, always] = &self.parts;
+        let (main, other) = (always.table.id(), when.table.id());
+        // Holders of ports of single addresses, by protocol and port; read when the first port of all addresses comes.
+        let mut singles: BTreeMap<&str, BTreeMap<Vec<u8>, String>> = BTreeMap::new();
+        let conditions_known = nft::chain_exists(socket, other, "publish")?;
+        for (map, _, index) in when.ports.iter().chain(&always.ports) {
+            let mapping = &self.mappings[*index];
+            let key = rules::port_key(mapping);
+            let [any, one, conditional] = match map.ends_with('4') {
+                true => ["ports4", "addrs4", "when4"],
+                false => ["ports6", "addrs6", "when6"],
+            };
+            let mut holders = Vec::new();
+            if conditions_known {
+                holders.push(nft::element(socket, other, conditional, &key)?.map(|found| found.owner));
+            }
+            if !matches!(mapping.host, HostAddress::One(_)) {
+                if !singles.contains_key(one) {
+                    singles.insert(one, single_holders(socket, self.owner, one)?);
+                }
+                holders.push(singles.get(one).and_then(|holders| holders.get(&key)).cloned());
+            }
+            if matches!(mapping.host, HostAddress::One(_)) || !when.is_empty() {
+                holders.push(nft::element(socket, main, any, &key)?.map(|found| found.owner));
+            }
+            if let Some(holder) = holders.into_iter().flatten().find(|holder| holder != self.owner.tag()) {
+                return Err(held(Some(mapping), &holder));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Part {
+    fn is_empty(&self) -> bool {
+        self.ports.is_empty() && self.sources.is_empty()
+    }
+}
+
+/// Removes everything whose owner `gone` names, and has flows that led there forgotten. Returns what was removed.
+///
+/// # Errors
+/// [`NetError`].
+pub fn remove(socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<Removed, NetError> {
+    let mut removed = Removed::new();
+    for table in [conditions::table(), rules::table()] {
+        removed.extend(table.remove(socket, gone)?);
+    }
+    flows::after_removal(socket, &removed)?;
+    Ok(removed)
+}
+
+/// Who else holds a port of a single address.
+fn single_holders(
+    socket: &mut Socket,
+    owner: &Owner,
+    map: &str,
+) -> Result<BTreeMap<Vec<u8>, String>, CniError> {
+    let all = nft::elements(socket, rules::table().id(), map)?.unwrap_or_default();
+    let others = all.into_iter().filter(|found| found.owner != owner.tag());
+    let entry = |found: Element| Some((found.key.last_chunk::<8>()?.to_vec(), found.owner));
+    Ok(others.filter_map(entry).collect())
+}
+
+fn held(mapping: Option<&Mapping>, holder: &str) -> CniError {
+    let what = mapping.map_or_else(|| "a host port".to_owned(), Mapping::to_string);
+    CniError::new(ErrorCode::PLUGIN, format!("{what} is already published for {holder}"))
+}

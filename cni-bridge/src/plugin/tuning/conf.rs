@@ -1,0 +1,204 @@
+//! The tuning plugin's configuration: kernel parameters and settings of the pod's interface.
+
+use std::path::PathBuf;
+
+use proto::cni::object::wrong_type;
+use proto::cni::{CniError, Request};
+use serde_json::Value;
+
+use crate::net::device::Change;
+use crate::net::link::Mac;
+
+/// Where settings are kept until DEL, unless `dataDir` says otherwise.
+const DATA_DIR: &str = "/run/cni/tuning";
+
+/// What tuning is asked for.
+#[derive(Debug, Clone)]
+pub struct TuningConf {
+    /// Kernel parameters as written, with their values.
+    pub sysctls: Vec<(Sysctl, String)>,
+    /// Settings of the interface.
+    pub change: Change,
+    /// Where the settings of before are kept.
+    pub data_dir: PathBuf,
+}
+
+/// A kernel parameter below `net`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sysctl {
+    /// As it stands in the configuration; what an allowlist is compared with.
+    pub written: String,
+    /// Its path below `/proc/sys/net`, in parts; `IFNAME` stands for the interface.
+    parts: Vec<String>,
+}
+
+impl TuningConf {
+    /// Reads and validates.
+    ///
+    /// # Errors
+    /// [`proto::cni::ErrorCode::INVALID_NETWORK_CONFIG`], [`proto::cni::ErrorCode::DECODING_FAILURE`].
+    pub fn parse(request: &Request) -> Result<Self, CniError> {
+        let top = request.conf.top();
+        let mut sysctls = Vec::new();
+        if let Some(object) = top.object("sysctl")? {
+            for (key, value) in object.entries() {
+                let path = format!("sysctl.{key}");
+                let Value::String(text) = value else { return Err(wrong_type(&path, "a string", value)) };
+                if text.contains('\0') {
+                    return Err(CniError::config(&path, "contains a NUL"));
+                }
+                let invalid = |problem| CniError::config(&path, problem);
+                sysctls.push((Sysctl::parse(key).map_err(invalid)?, text.clone()));
+            }
+        }
+        let number = |key: &str, low: i64, max: i64| -> Result<Option<u32>, CniError> {
+            let number = top.number(key, 0, max)?;
+            match number {
+                Some(small) if small != 0 && small < low => {
+                    Err(CniError::config(key, format!("{small} is not in {low} to {max}")))
+                }
+                other => Ok(other.and_then(|number| u32::try_from(number).ok())),
+            }
+        };
+        let data_dir = top.string("dataDir")?.filter(|text| !text.is_empty()).unwrap_or(DATA_DIR);
+        if !data_dir.starts_with('/') {
+            return Err(CniError::config("dataDir", format!("{data_dir:?} is not an absolute path")));
+        }
+        let change = Change {
+            mac: mac(request)?,
+            mtu: number("mtu", 68, 65535)?.filter(|mtu| *mtu != 0),
+            promiscuous: top.flag("promisc")?.then_some(true),
+            all_multicast: match top.get("allmulti") {
+                None => None,
+                Some(_) => Some(top.flag("allmulti")?),
+            },
+            queue: number("txQLen", 0, i64::from(u32::MAX))?,
+        };
+        Ok(Self { sysctls, change, data_dir: data_dir.into() })
+    }
+}
+
+impl Sysctl {
+    /// Parts are separated by the first of `.` and `/` that occurs; the other one then stands for itself swapped, as
+    /// sysctl(8) reads it: `net.ipv4.conf.eth0/1.forwarding` is the interface `eth0.1`.
+    fn parse(written: &str) -> Result<Self, &'static str> {
+        let separator = written.chars().find(|c| matches!(c, '.' | '/')).unwrap_or('.');
+        let swap = |part: &str| if separator == '.' { part.replace('/', ".") } else { part.to_owned() };
+        let mut parts = written.split(separator).map(swap);
+        if parts.next().as_deref() != Some("net") {
+            return Err("is not below net");
+        }
+        let parts: Vec<String> = parts.collect();
+        let evil = |part: &String| matches!(part.as_str(), "" | "." | "..") || part.contains(['/', '\0']);
+        if parts.is_empty() || parts.iter().any(evil) {
+            return Err("is not the name of a kernel parameter");
+        }
+        Ok(Self { written: written.to_owned(), parts })
+    }
+
+    /// Its path below `/proc/sys/net` for an interface.
+    pub fn path(&self, ifname: &str) -> String {
+        let parts: Vec<String> = self.parts.iter().map(|part| part.replace("IFNAME", ifname)).collect();
+        parts.join("/")
+    }
+}
+
+/// From the capability, else from `args.cni`, from CNI_ARGS, and last from the configuration.
+fn mac(request: &Request) -> Result<Option<Mac>, CniError> {
+    const WHAT: &str = "a unicast MAC address";
+    request.args.expect_only(&["MAC", "IP", "GATEWAY"])?;
+    for object in [request.conf.runtime_config()?, request.conf.cni_args()?].into_iter().flatten() {
+        if let Some(mac) = object.parsed("mac", WHAT)? {
+            return Ok(Some(mac));
+        }
+    }
+    match request.args.get("MAC") {
+        None | Some("") => request.conf.top().parsed("mac", WHAT),
+        Some(text) => text
+            .parse()
+            .map(Some)
+            .map_err(|_| CniError::config("CNI_ARGS MAC", format!("{text:?} is not {WHAT}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::cni::plugin::OwnNetns;
+    use proto::cni::{ErrorCode, NetConf};
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(keys: Value, args: &str) -> Result<TuningConf, CniError> {
+        let mut conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "tuning"});
+        if let (Value::Object(conf), Value::Object(keys)) = (&mut conf, keys) {
+            conf.extend(keys);
+        }
+        TuningConf::parse(&Request {
+            conf: NetConf::new(conf.as_object().unwrap().clone())?,
+            args: args.parse()?,
+            path: Vec::new(),
+            own_netns: OwnNetns::Refused,
+        })
+    }
+
+    #[test]
+    fn parameters_become_paths() {
+        let check = |written: &str, expect: Result<&str, &str>| {
+            let found = Sysctl::parse(written).map(|sysctl| sysctl.path("eth0.1"));
+            assert_eq!(found.as_deref(), expect.as_deref(), "{written}");
+        };
+        let (outside, bad) = (Err("is not below net"), Err("is not the name of a kernel parameter"));
+        check("net.core.somaxconn", Ok("core/somaxconn"));
+        check("net/core/somaxconn", Ok("core/somaxconn"));
+        check("net.ipv4.conf.IFNAME.forwarding", Ok("ipv4/conf/eth0.1/forwarding"));
+        check("net.ipv4.conf.a/b.forwarding", Ok("ipv4/conf/a.b/forwarding"));
+        check("net/ipv4/conf/a.b/forwarding", Ok("ipv4/conf/a.b/forwarding"));
+        check("kernel.shmmax", outside);
+        check("", outside);
+        check("network.x", outside);
+        check("net", bad);
+        check("net.", bad);
+        check("net/../kernel/shmmax", bad);
+        check("net.//.kernel", bad);
+        check("net...kernel", bad);
+        check("net/ipv4//x", bad);
+    }
+
+    #[test]
+    fn settings_are_read() {
+        let conf = parse(json!({"mtu": 0, "promisc": false, "txQLen": 0, "allmulti": false}), "").unwrap();
+        let expect = Change { queue: Some(0), all_multicast: Some(false), ..Change::default() };
+        assert_eq!(conf.change, expect);
+        assert_eq!(conf.data_dir, PathBuf::from("/run/cni/tuning"));
+        let mac = |keys, args| parse(keys, args).unwrap().change.mac.map(|mac| mac.to_string());
+        let own = json!({"mac": "02:00:00:00:00:01"});
+        assert_eq!(mac(own.clone(), "").as_deref(), Some("02:00:00:00:00:01"));
+        assert_eq!(mac(own, "MAC=02:00:00:00:00:02").as_deref(), Some("02:00:00:00:00:02"));
+        let runtime = json!({"runtimeConfig": {"mac": "02:00:00:00:00:03"}});
+        assert_eq!(mac(runtime, "MAC=02:00:00:00:00:02").as_deref(), Some("02:00:00:00:00:03"));
+    }
+
+    #[test]
+    fn bad_input_has_code_and_key() {
+        let check = |keys: Value, code: ErrorCode, expect: &str| {
+            let error = parse(keys.clone(), "").unwrap_err();
+            assert_eq!((error.code, error.to_string().as_str()), (code, expect), "{keys}");
+        };
+        let (invalid, decode) = (ErrorCode::INVALID_NETWORK_CONFIG, ErrorCode::DECODING_FAILURE);
+        check(
+            json!({"sysctl": {"net.core.somaxconn": 5}}),
+            decode,
+            "sysctl.net.core.somaxconn: expected a string, found a number",
+        );
+        check(json!({"sysctl": {"kernel.shmmax": "5"}}), invalid, "sysctl.kernel.shmmax: is not below net");
+        check(json!({"sysctl": []}), decode, "sysctl: expected an object, found a list");
+        check(json!({"mtu": 67}), invalid, "mtu: 67 is not in 68 to 65535");
+        check(json!({"mtu": 65536}), invalid, "mtu: 65536 is not in 0 to 65535");
+        check(json!({"txQLen": -1}), invalid, "txQLen: -1 is not in 0 to 4294967295");
+        check(json!({"promisc": 1}), decode, "promisc: expected true or false, found a number");
+        check(json!({"allmulti": "x"}), decode, "allmulti: expected true or false, found a string");
+        check(json!({"mac": "x"}), invalid, "mac: \"x\" is not a unicast MAC address");
+        check(json!({"dataDir": "x"}), invalid, "dataDir: \"x\" is not an absolute path");
+    }
+}

@@ -1,0 +1,66 @@
+//! SELinux labels of pods and containers, where the node has SELinux; nothing elsewhere.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use proto::cri::{ContainerConfig, Mount, PodSandboxConfig};
+
+use super::cri_config::invalid;
+use super::{resolve, volumes};
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::host::selinux;
+use crate::spec::selinux::{Labels, may_relabel};
+use crate::store::container::ContainerRecord;
+use crate::store::sandbox::Sandbox;
+
+/// Labels of a new pod, of a level that no record of a pod has: it is free again when that record is gone.
+pub fn of_pod(daemon: &Daemon, config: &PodSandboxConfig) -> Result<Option<Labels>, Error> {
+    let Some(contexts) = &daemon.selinux else { return Ok(None) };
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let asked = context.and_then(|context| context.selinux_options.as_ref());
+    let pods = daemon.sandboxes.all();
+    let taken: BTreeSet<String> = pods.iter().filter_map(|pod| pod.fixed.selinux.as_ref()?.level()).collect();
+    let mut random = [0; 4];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| Error::host("choose an SELinux level")(errno.into()))?;
+    let limit = taken.len();
+    let labels = contexts.pod(asked, &taken, u32::from_ne_bytes(random));
+    labels.map(Some).ok_or(Error::TooMany { what: "pods with an SELinux level of their own", limit })
+}
+
+/// Labels of a container: its pod's, with what the request says.
+pub fn of_container(sandbox: &Sandbox, config: &ContainerConfig) -> Option<Labels> {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let asked = context.and_then(|context| context.selinux_options.as_ref());
+    sandbox.fixed.selinux.as_ref().map(|labels| labels.with(asked))
+}
+
+/// Labels the container's anonymous volumes, and the mounts of which the request asks that. Blocks.
+pub fn apply(daemon: &Daemon, record: &ContainerRecord, label: &str) -> Result<(), Error> {
+    for volume in volumes::anonymous(daemon, record) {
+        give(&volume.source, label)?;
+    }
+    let asked: Vec<&Mount> = record.config.mounts.iter().collect();
+    if !asked.iter().any(|mount| mount.selinux_relabel) {
+        return Ok(());
+    }
+    let sources = resolve::mount_sources(daemon, record)?;
+    // An image has its label from its mount.
+    let wanted =
+        asked.iter().zip(&sources).filter(|(mount, _)| mount.selinux_relabel && mount.image.is_none());
+    for (mount, source) in wanted {
+        if !may_relabel(&source.path) {
+            let path = source.path.display();
+            let reason =
+                format!("{path} belongs to the whole node and keeps its label, got {:?}", mount.host_path);
+            return Err(invalid("config.mounts.selinux_relabel", reason));
+        }
+        give(&source.path, label)?;
+    }
+    Ok(())
+}
+
+fn give(path: &Path, label: &str) -> Result<(), Error> {
+    selinux::relabel(path, label).map_err(Error::host(format!("label {}", path.display())))
+}

@@ -1,0 +1,73 @@
+//! Keeps the packet filter's rules of the pods' networks: what somebody takes away is made again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::daemon::Daemon;
+use crate::error::chain;
+use crate::host::lost_rules::LostRules;
+
+/// One who takes rules away does it in several steps: so long is waited for the last.
+const SETTLE: Duration = Duration::from_millis(50);
+/// When rules are looked after though nobody told of a loss.
+const PERIOD: Duration = Duration::from_secs(300);
+/// When it is tried again after a failure; doubled each time up to the period.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Looks after the rules now, after each loss, and at long intervals, for as long as the daemon runs.
+pub fn keep(daemon: Arc<Daemon>) {
+    tokio::spawn(async move {
+        let mut lost = watch();
+        let mut retry = RETRY;
+        loop {
+            if let Some(lost) = &mut lost {
+                lost.catch_up();
+            }
+            let wait = match repair(&daemon).await {
+                true => {
+                    retry = RETRY;
+                    PERIOD
+                }
+                false => {
+                    retry = (retry * 2).min(PERIOD);
+                    retry
+                }
+            };
+            let told = async {
+                match &mut lost {
+                    Some(lost) => lost.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            match tokio::time::timeout(wait, told).await {
+                Ok(Ok(())) => tokio::time::sleep(SETTLE).await,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "losses of nf_tables rules are no longer told");
+                    lost = None;
+                }
+                Err(_elapsed) => {}
+            }
+        }
+    });
+}
+
+fn watch() -> Option<LostRules> {
+    let watching = LostRules::watch();
+    watching.inspect_err(|error| tracing::warn!(%error, "losses of nf_tables rules are not told")).ok()
+}
+
+/// Whether all is well afterwards.
+async fn repair(daemon: &Daemon) -> bool {
+    let ready = daemon.sandboxes.all().into_iter().filter(|sandbox| sandbox.state().is_ready());
+    let live = ready.map(|sandbox| sandbox.id().clone()).collect();
+    match daemon.cni.repair(&live).await {
+        Ok(attachments) => {
+            tracing::debug!(attachments, "the pods' nf_tables rules are in place");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "the pods' nf_tables rules may be incomplete");
+            false
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What must be there, as far as anybody can know: attachments that a runtime keeps, that it forgot, and that were
+//! interrupted half way.
+
+use std::collections::BTreeSet;
+
+use proto::cni::Attachment;
+
+use crate::cni::runner::{Attached, Pod};
+
+/// A transport and a port of the host.
+pub type Port = (&'static str, u16);
+
+/// An attachment that was made.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Which network.
+    pub network: usize,
+    /// What ADD gave.
+    pub attached: Attached,
+    /// Host ports that lead to it.
+    pub ports: Vec<Port>,
+}
+
+/// An attachment that is half there, or not at all: until DEL or GC nobody can say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Half {
+    /// Which network.
+    pub network: usize,
+    /// The attachment.
+    pub attachment: Attachment,
+}
+
+/// The state.
+#[derive(Debug, Default)]
+pub struct Model {
+    /// Made, and known to the runtime.
+    pub live: Vec<Member>,
+    /// Made, and forgotten by the runtime: GC has to find it.
+    pub lost: Vec<Member>,
+    /// Interrupted.
+    pub halves: Vec<Half>,
+    /// Pods whose namespace is there.
+    pub pods: Vec<Pod>,
+    made: usize,
+}
+
+impl Model {
+    /// An id that no pod had before.
+    pub fn new_id(&mut self) -> String {
+        self.made += 1;
+        format!("pod{}", self.made)
+    }
+
+    /// Attachments of a network that GC is to leave alone.
+    #[must_use]
+    pub fn valid(&self, network: usize) -> Vec<Attachment> {
+        self.live.iter().filter(|m| m.network == network).map(|m| m.attached.attachment.clone()).collect()
+    }
+
+    /// Whether the pod's namespace is there.
+    #[must_use]
+    pub fn has_namespace(&self, pod: &Pod) -> bool {
+        self.pods.contains(pod)
+    }
+
+    /// Attachments that are there for certain.
+    pub fn certain(&self) -> impl Iterator<Item = &Member> {
+        self.live.iter().chain(&self.lost)
+    }
+
+    /// Ports that somebody holds for certain.
+    #[must_use]
+    pub fn held(&self) -> BTreeSet<Port> {
+        self.certain().flat_map(|member| member.ports.iter().copied()).collect()
+    }
+
+    /// GC of a network took what the runtime did not know.
+    pub fn collected(&mut self, network: usize) {
+        self.lost.retain(|member| member.network != network);
+        self.halves.retain(|half| half.network != network);
+    }
+
+    /// DEL took an attachment.
+    pub fn deleted(&mut self, network: usize, attachment: &Attachment) {
+        let is = |member: &Member| member.network == network && member.attached.attachment == *attachment;
+        self.live.retain(|member| !is(member));
+        self.halves.retain(|half| half.network != network || half.attachment != *attachment);
+    }
+
+    /// An attachment was interrupted.
+    pub fn interrupted(&mut self, network: usize, attachment: &Attachment) {
+        self.deleted(network, attachment);
+        self.halves.push(Half { network, attachment: attachment.clone() });
+    }
+
+    /// The host was started anew: namespaces are gone, and what has lasted nobody can say.
+    pub fn rebooted(&mut self) {
+        let members = self.live.drain(..).chain(self.lost.drain(..));
+        let halves =
+            members.map(|member| Half { network: member.network, attachment: member.attached.attachment });
+        self.halves.extend(halves);
+        self.pods.clear();
+    }
+}
