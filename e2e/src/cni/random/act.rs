@@ -1,26 +1,21 @@
 //! The operations.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use proto::cni::{CniError, Verb};
 use serde_json::{Value, json};
 
 use super::Tally;
-use super::model::{Half, Member, Model, Port};
+use super::choose::{FIRST_PORT, mappings};
+use super::model::{Member, Model, Port};
 use crate::cni::host::Host;
 use crate::cni::plugins::Plugins;
 use crate::cni::runner::{Attached, Network, Pod, Target, attachment};
 use crate::dice::Dice;
 
-/// Host ports are chosen out of so few that they meet.
-const PORTS: usize = 40;
-const FIRST_PORT: u16 = 30000;
 /// Attachments at one time, about.
 const CROWD: usize = 40;
-/// Longest life of a plugin that is killed, microseconds: longer than any takes.
-const LONGEST_LIFE: usize = 9000;
 /// Attachments that are made and removed at the same time.
 const BURST: usize = 6;
 
@@ -335,66 +330,4 @@ impl Act<'_> {
         self.tally.count("reboot");
         Ok(())
     }
-
-    fn some_live(&mut self) -> Option<usize> {
-        (!self.model.live.is_empty()).then(|| self.dice.below(self.model.live.len()))
-    }
-
-    fn some_life(&mut self) -> Duration {
-        Duration::from_micros(self.dice.below(LONGEST_LIFE) as u64)
-    }
-
-    /// A new pod, or one that is there already.
-    fn some_pod(&mut self) -> Result<Pod> {
-        if self.model.pods.is_empty() || self.dice.chance(70) {
-            return self.new_pod();
-        }
-        Ok(self.dice.pick(&self.model.pods).clone())
-    }
-
-    fn new_pod(&mut self) -> Result<Pod> {
-        let pod = self.host.pod(&self.model.new_id())?;
-        self.model.pods.push(pod.clone());
-        Ok(pod)
-    }
-
-    fn end_pod(&mut self, pod: &Pod) -> Result<()> {
-        self.model.pods.retain(|other| other != pod);
-        self.host.end_pod(pod)
-    }
-
-    fn some_ports(&mut self) -> Vec<Port> {
-        let mut ports: Vec<Port> = Vec::new();
-        for _ in 0..self.dice.below(4) {
-            let protocol = *self.dice.pick(&["tcp", "udp"]);
-            let port = (protocol, FIRST_PORT + self.dice.below(PORTS) as u16);
-            if !ports.contains(&port) {
-                ports.push(port);
-            }
-        }
-        ports
-    }
-
-    fn has_ports(&self, network: usize) -> bool {
-        self.networks[network].list.plugins.iter().any(|plugin| plugin.plugin == "portmap")
-    }
-
-    /// Whether the pod is or was on the network, as far as anybody knows: no runtime adds it again before DEL.
-    fn is_known(&self, network: usize, pod: &Pod) -> bool {
-        let certain = |member: &Member| member.network == network && member.attached.pod == *pod;
-        let half = |half: &Half| half.network == network && half.attachment.container_id.as_str() == pod.id;
-        self.model.certain().any(certain) || self.model.halves.iter().any(half)
-    }
-
-    fn is_used(&self, pod: &Pod) -> bool {
-        let halves = || self.model.halves.iter().any(|half| half.attachment.container_id.as_str() == pod.id);
-        self.model.certain().any(|member| member.attached.pod == *pod) || halves()
-    }
-}
-
-/// `portMappings` as a runtime hands them on.
-fn mappings(ports: &[Port]) -> Value {
-    let mapping =
-        |(protocol, port): &Port| json!({"hostPort": port, "containerPort": 80, "protocol": protocol});
-    json!({"portMappings": ports.iter().map(mapping).collect::<Vec<_>>()})
 }

@@ -6,6 +6,7 @@
 
 mod act;
 mod audit;
+mod choose;
 mod model;
 mod networks;
 
