@@ -90,6 +90,12 @@ async fn incomplete_requests_name_what_is_missing() -> Result<()> {
     });
     let refused = cri.create(&pod_id, &labelled, &pod).await;
     check("label", refused, Code::InvalidArgument, "selinux_options.type")?;
+    let optioned = without(|config| {
+        let level = "s0\",upperdir=/,x=\"".into();
+        security(config).selinux_options = Some(api::SeLinuxOption { level, ..Default::default() })
+    });
+    let refused = cri.create(&pod_id, &optioned, &pod).await;
+    check("mount options in a label", refused, Code::InvalidArgument, "selinux_options.level")?;
     let absent = container("c", "registry.k8s.io/not/pulled:1", &["true"]);
     check("not pulled", cri.create(&pod_id, &absent, &pod).await, Code::NotFound, "not/pulled")?;
     let id = cri.launch(&pod_id, &container("c", BUSYBOX, &["sleep", "100"]), &pod).await?;

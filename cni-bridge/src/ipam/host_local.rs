@@ -137,6 +137,9 @@ impl Plugin for HostLocal {
 
     fn status(&self, request: &Request) -> Result<(), CniError> {
         let unavailable = |error: CniError| CniError { code: ErrorCode::NOT_AVAILABLE, ..error };
+        if ranges_come_with_add(request)? {
+            return Ok(());
+        }
         let conf = HostLocalConf::parse(request)?;
         let store = Store::open(&conf.data_dir, request.conf.name.as_str());
         let store = store.map_err(|error| unavailable(error.into()))?;
@@ -146,6 +149,16 @@ impl Plugin for HostLocal {
         }
         Ok(())
     }
+}
+
+/// Whether the configuration leaves the ranges to the capability `ipRanges`, which STATUS is never given.
+fn ranges_come_with_add(request: &Request) -> Result<bool, CniError> {
+    let Some(ipam) = request.conf.top().object("ipam")? else { return Ok(false) };
+    let given = match request.conf.runtime_config()? {
+        Some(told) => !told.list("ipRanges")?.is_empty(),
+        None => false,
+    };
+    Ok(!given && ipam.get("subnet").is_none() && ipam.list("ranges")?.is_empty())
 }
 
 /// What the attachment holds, as far as it was noted.

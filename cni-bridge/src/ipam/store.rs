@@ -111,11 +111,12 @@ impl Store {
     /// Frees what an earlier boot gave and forgets what was noted in it. Reservations that nobody noted stay: they are
     /// another plugin's.
     fn begin_boot(&self) -> Result<(), StoreError> {
+        let all = self.reservations()?;
         for (attachment, held) in self.noted(self.owners().all())? {
             if held.boot == self.boot {
                 continue;
             }
-            let own = self.reservations()?.into_iter().filter(|found| found.is_of(&attachment));
+            let own = all.iter().filter(|found| found.is_of(&attachment));
             own.map(|found| found.address).try_for_each(|address| self.release(address))?;
             self.noted(self.owners().remove(&attachment))?;
         }

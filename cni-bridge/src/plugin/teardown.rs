@@ -1,5 +1,5 @@
-//! DEL and GC of the plugins whose pods are on a veth pair: addresses and rules first, then the link. Every step runs,
-//! whatever is gone already.
+//! DEL and GC of the plugins whose pods are on a veth pair: rules first, then the link, then the addresses that both
+//! had. Every step runs, whatever is gone already.
 
 use std::path::Path;
 
@@ -18,11 +18,6 @@ use crate::owner::{Owner, is_stale};
 /// What could not be undone; the runtime is to call again.
 pub fn del(request: &Request, attachment: &Attachment, netns: Option<&Path>) -> Result<(), CniError> {
     let owner = Owner::new(&request.conf.name, attachment)?;
-    let addresses = match request.conf.ipam_type() {
-        Ok(None) => Ok(()),
-        Ok(Some(_)) => ipam::del(request, attachment),
-        Err(error) => Err(error),
-    };
     let mut netfilter = Socket::netfilter();
     let rules = match &mut netfilter {
         Ok(socket) => {
@@ -35,7 +30,13 @@ pub fn del(request: &Request, attachment: &Attachment, netns: Option<&Path>) -> 
         }
     };
     let links = veth::remove_link(&owner, attachment, netns, netfilter.ok());
-    collect([addresses, rules, links])
+    // Last: nobody may be given them while a rule or a link has them.
+    let addresses = match request.conf.ipam_type() {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => ipam::del(request, attachment),
+        Err(error) => Err(error),
+    };
+    collect([rules, links, addresses])
 }
 
 /// Removes what belongs to the network and to no valid attachment.
@@ -45,10 +46,7 @@ pub fn del(request: &Request, attachment: &Attachment, netns: Option<&Path>) -> 
 pub fn gc(request: &Request) -> Result<(), CniError> {
     let valid = request.conf.valid_attachments()?;
     let network = &request.conf.name;
-    let addresses = match request.conf.ipam_type()? {
-        None => Ok(()),
-        Some(_) => ipam::gc(request),
-    };
+    let ipam_type = request.conf.ipam_type()?;
     let rules = Socket::netfilter().and_then(|mut socket| {
         masquerade::gc(&mut socket, network, &valid).and(isolation::gc(&mut socket, network, &valid))
     });
@@ -66,5 +64,9 @@ pub fn gc(request: &Request) -> Result<(), CniError> {
             |link: &&Link| link.kind == "veth" && (is_stale(&link.alias, network, &valid) || draft(link));
         all.iter().filter(stale).map(|link| remove(&mut socket, link)).fold(Ok(()), Result::and)
     });
-    collect([addresses, rules.map_err(CniError::from), links.map_err(CniError::from)])
+    let addresses = match ipam_type {
+        None => Ok(()),
+        Some(_) => ipam::gc(request),
+    };
+    collect([rules.map_err(CniError::from), links.map_err(CniError::from), addresses])
 }

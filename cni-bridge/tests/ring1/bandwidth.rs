@@ -1,7 +1,7 @@
 //! bandwidth chained after bridge.
 
 use proto::cni::runtime::Additions;
-use proto::cni::{ErrorCode, Verb};
+use proto::cni::{Attachment, ErrorCode, Verb};
 use serde_json::{Value, json};
 
 use super::node::{Added, NetNs, Node, attachment, privileged};
@@ -179,5 +179,40 @@ fn only_a_veth_can_be_limited() {
     };
     let error = node.call(1, Verb::Add, (&attachment("a"), Some(&pod.path)), more).err().unwrap();
     assert!(error.msg.contains("eth0 is no end of a veth pair"), "{error}");
+    assert_eq!(node.leftovers(), [""; 0]);
+}
+
+#[test]
+fn two_interfaces_of_a_pod_have_limits_of_their_own() {
+    if !privileged() {
+        return;
+    }
+    let node = node();
+    let pod = NetNs::new();
+    let target = |ifname: &str| Attachment { ifname: ifname.parse().unwrap(), ..attachment("a") };
+    let limits = limits();
+    let on = |index: usize, verb: Verb, ifname: &str, added: Option<&Added>| {
+        let more = Additions {
+            prev_result: added.map(|added| &added.json),
+            capability_args: limits.as_object(),
+            ..Additions::default()
+        };
+        node.call(index, verb, (&target(ifname), Some(&pod.path)), more)
+    };
+    let add = |ifname: &str| {
+        let linked = on(0, Verb::Add, ifname, None).unwrap();
+        on(1, Verb::Add, ifname, linked.as_ref()).unwrap().unwrap()
+    };
+    let (first, second) = (add("eth0"), add("net1"));
+    assert_ne!(first.result.interfaces[3].name, second.result.interfaces[3].name);
+    on(1, Verb::Check, "eth0", Some(&first)).unwrap();
+    on(1, Verb::Check, "net1", Some(&second)).unwrap();
+    for index in [1, 0] {
+        on(index, Verb::Del, "net1", None).unwrap();
+    }
+    on(1, Verb::Check, "eth0", Some(&first)).unwrap();
+    for index in [1, 0] {
+        on(index, Verb::Del, "eth0", None).unwrap();
+    }
     assert_eq!(node.leftovers(), [""; 0]);
 }

@@ -187,3 +187,17 @@ fn a_killed_add_is_undone_by_del() {
         node.del("a", Some(&pod.path)).unwrap();
     }
 }
+
+#[test]
+fn a_wrong_configuration_does_not_keep_anything() {
+    if !privileged() {
+        return;
+    }
+    let node = node(|plugin| plugin["mtu"] = 67.into());
+    let pod = NetNs::new();
+    let error = node.add("a", &pod, Value::Null).err().unwrap();
+    assert!(error.code == ErrorCode::INVALID_NETWORK_CONFIG && error.msg.contains("mtu"), "{error:?}");
+    node.del("a", Some(&pod.path)).unwrap();
+    node.whole(Verb::Gc, Some(&[])).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
+}

@@ -176,6 +176,9 @@ impl Overlay<'_> {
             flags = MountFlags::empty();
         }
         if let Some(label) = self.label {
+            if label.contains('"') {
+                return Err(io::Error::other(format!("{label:?} is no SELinux label")));
+            }
             options += &format!(",context=\"{label}\"");
         }
         if options.len() > MAX_OPTIONS {

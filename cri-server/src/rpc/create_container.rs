@@ -103,6 +103,11 @@ fn plan(
         return Err(not_ready(sandbox));
     }
     cpuset::check(&config)?;
+    let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    if let Some(options) = security.and_then(|security| security.selinux_options.as_ref()) {
+        // Before anything is mounted: the label becomes a part of the mount's options.
+        spec::selinux::check("linux.security_context.selinux_options", options)?;
+    }
     let id = ContainerId::generate();
     let image = &images.own;
     let defaults = spec::ImageConfig::from(&image.config);

@@ -67,7 +67,8 @@ pub async fn change(
     let (node, cgroup, asked, merged) = (daemon.clone(), daemon.cgroup(path)?, asked.clone(), merged.clone());
     let write = move || apply(&node, &cgroup, &asked, &merged).map(|()| cgroup.properties());
     let properties = blocking(write.clone()).await??;
-    let Some(unit) = unit(path)? else { return Ok(()) };
+    // Of a version 1 hierarchy systemd is told nothing.
+    let Some(unit) = unit(path)?.filter(|_| !properties.is_empty()) else { return Ok(()) };
     if let Err(error) = systemd::set_properties(&unit.name, &properties).await {
         tracing::warn!(unit = unit.name, error, "systemd does not know the new limits: it may undo them");
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::announce;
+use super::{announce, supervise};
 use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::{Error, chain};
@@ -15,7 +15,7 @@ use crate::host::cgroup::{Unit, is_own_parent};
 use crate::host::monitor::{Monitor, MonitorError};
 use crate::host::mount;
 use crate::host::systemd;
-use crate::model::container::Exit;
+use crate::model::container::{ContainerState, Exit};
 use crate::model::id::ContainerId;
 use crate::model::sandbox::SandboxState;
 use crate::monitor::protocol::Target;
@@ -51,8 +51,13 @@ pub async fn kill(daemon: &Daemon, container: &Container) -> Result<(), Error> {
     kill_cgroup(daemon, container).await?;
     let at = container.state().started_at();
     let unseen = Exit::unseen(at, store::now(), "the monitor did not report the end");
-    container.show_exit(unseen);
-    announce::container(daemon, container);
+    if container.state() == ContainerState::Creating {
+        // Its record stays one that a recovery undoes.
+        container.show_exit(unseen);
+        announce::container(daemon, container);
+    } else {
+        supervise::end(daemon, container, unseen);
+    }
     Ok(())
 }
 

@@ -39,10 +39,10 @@ impl Plugin for Bandwidth {
         let owner = Owner::new(&request.conf.name, attachment)?;
         let mut host = Socket::route()?;
         let veth = host_end(&mut host, &open_netns(request, netns)?, attachment)?;
-        let limited = limit(&mut host, &conf, &veth, (&owner, &ifb_name(&request.conf.name, attachment)));
+        let limited = limit(&mut host, &conf, &veth, (&owner, (&request.conf.name, attachment)));
         if limited.is_err() {
             // The first error is the one to report; what is left, DEL will find.
-            let _ = remove(&mut host, &request.conf.name, attachment, Some(veth));
+            let _ = remove(&mut host, (&owner, (&request.conf.name, attachment)), Some(veth));
         }
         result.interfaces.extend(limited?);
         Ok(result)
@@ -59,7 +59,7 @@ impl Plugin for Bandwidth {
                 device::host_end::<CniError>(&mut host, &netns, attachment.ifname.as_str()).ok().flatten()
             }),
         };
-        remove(&mut host, &request.conf.name, attachment, veth)
+        remove(&mut host, (&owner, (&request.conf.name, attachment)), veth)
     }
 
     fn check(&self, request: &Request, attachment: &Attachment, netns: &Path) -> Result<(), CniError> {
@@ -74,8 +74,9 @@ impl Plugin for Bandwidth {
             expect_bucket(&mut host, &veth, bucket)?;
         }
         let Some(bucket) = conf.egress else { return Ok(()) };
-        let name = ifb_name(&request.conf.name, attachment);
-        let detour = link::get(&mut host, &name)?.filter(|link| link.kind == "ifb" && link.up);
+        let owner = Owner::new(&request.conf.name, attachment)?;
+        let (name, detour) = own_ifb(&mut host, (&owner, (&request.conf.name, attachment)))?;
+        let detour = detour.filter(|link| link.up);
         let detour = detour.ok_or_else(|| damaged(format!("{name} is not a link of kind ifb that is up")))?;
         expect_bucket(&mut host, &detour, bucket)?;
         match traffic::redirected_to(&mut host, &veth)? {
@@ -107,6 +108,28 @@ fn ifb_name(network: &NetworkName, attachment: &Attachment) -> String {
     format!("bwp{digits}")
 }
 
+/// An attachment, as owner and as what that was made of.
+type Who<'a> = (&'a Owner, (&'a NetworkName, &'a Attachment));
+
+/// Name and link of the attachment's ifb. The reference's name leaves out the interface: where another interface of
+/// the container has that name, ours follows from the whole owner.
+fn own_ifb(
+    host: &mut Socket,
+    (owner, (network, attachment)): Who<'_>,
+) -> Result<(String, Option<Link>), NetError> {
+    let hash = Sha512::digest(owner.tag());
+    let digits: String = hash.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    let own = format!("bwpx{digits}");
+    if let Some(found) = link::get(host, &own)?.filter(|link| link.kind == "ifb") {
+        return Ok((own, Some(found)));
+    }
+    let usual = ifb_name(network, attachment);
+    match link::get(host, &usual)?.filter(|link| link.kind == "ifb") {
+        Some(found) if !found.alias.is_empty() && found.alias != owner.tag() => Ok((own, None)),
+        found => Ok((usual, found)),
+    }
+}
+
 fn host_end(host: &mut Socket, netns: &NetNs, attachment: &Attachment) -> Result<Link, CniError> {
     let ifname = attachment.ifname.as_str();
     let found = device::host_end::<CniError>(host, netns, ifname)?;
@@ -121,20 +144,21 @@ fn limit(
     host: &mut Socket,
     conf: &BandwidthConf,
     veth: &Link,
-    (owner, ifb): (&Owner, &str),
+    who: Who<'_>,
 ) -> Result<Option<Interface>, CniError> {
     if let Some(bucket) = conf.ingress {
         host.apply(&[traffic::shape(veth, bucket)])?;
     }
     let Some(bucket) = conf.egress else { return Ok(None) };
     // Left by an ADD that was cut off.
-    if let Some(stale) = link::get(host, ifb)?.filter(|link| link.kind == "ifb") {
+    let (ifb, stale) = own_ifb(host, who)?;
+    if let Some(stale) = stale {
         delete(host, &stale)?;
     }
-    device::create_ifb(host, ifb, veth.mtu)?;
+    device::create_ifb(host, &ifb, veth.mtu)?;
     let vanished = || CniError::new(ErrorCode::PLUGIN, format!("link {ifb} vanished"));
-    let detour = link::get(host, ifb)?.ok_or_else(vanished)?;
-    host.apply(&[device::tag(&detour, owner.tag()), traffic::shape(&detour, bucket)])?;
+    let detour = link::get(host, &ifb)?.ok_or_else(vanished)?;
+    host.apply(&[device::tag(&detour, who.0.tag()), traffic::shape(&detour, bucket)])?;
     let [unlimited, _] = traffic::clear(veth);
     // Whatever caught packets before makes way; mostly nothing did.
     let _ = host.apply(&[unlimited]);
@@ -143,21 +167,16 @@ fn limit(
 }
 
 /// Removes the attachment's ifb link, and the limits of the veth where that is still there.
-fn remove(
-    host: &mut Socket,
-    network: &NetworkName,
-    attachment: &Attachment,
-    veth: Option<Link>,
-) -> Result<(), CniError> {
+fn remove(host: &mut Socket, who: Who<'_>, veth: Option<Link>) -> Result<(), CniError> {
     if let Some(veth) = veth {
         // It goes with the plugin that made it; until then nothing may be redirected to a link that is gone.
         traffic::clear(&veth).into_iter().for_each(|change| {
             let _ = host.apply(&[change]);
         });
     }
-    match link::get(host, &ifb_name(network, attachment))? {
-        Some(link) if link.kind == "ifb" => Ok(delete(host, &link)?),
-        Some(_) | None => Ok(()),
+    match own_ifb(host, who)? {
+        (_, Some(link)) => Ok(delete(host, &link)?),
+        (_, None) => Ok(()),
     }
 }
 

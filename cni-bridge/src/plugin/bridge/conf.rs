@@ -166,7 +166,8 @@ impl BridgeConf {
     /// The VLANs that the pod's port carries.
     pub fn port_vlans(&self) -> Vec<Vlans> {
         let native = self.vlan.map(|id| Vlans { first: id, last: id, tagging: Tagging::Native });
-        native.into_iter().chain(self.trunk.iter().copied()).collect()
+        // The native one last: where the trunk has it too, it stays native.
+        self.trunk.iter().copied().chain(native).collect()
     }
 }
 

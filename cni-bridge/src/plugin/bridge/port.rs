@@ -127,7 +127,11 @@ pub fn check(host: &mut Socket, conf: &BridgeConf, port: &Link, mac: &str) -> Re
     }
     let found = port::vlans(host, port)?;
     for vlans in conf.port_vlans() {
-        if let Some(lost) = (vlans.first..=vlans.last).find(|id| !found.contains(&(*id, vlans.tagging))) {
+        let carried = |id: u16| {
+            found.contains(&(id, vlans.tagging))
+                || (conf.vlan == Some(id) && found.contains(&(id, Tagging::Native)))
+        };
+        if let Some(lost) = (vlans.first..=vlans.last).find(|id| !carried(*id)) {
             return Err(damaged(format!("link {} does not carry VLAN {lost} as configured", port.name)));
         }
     }

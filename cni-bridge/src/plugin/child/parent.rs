@@ -88,7 +88,10 @@ pub fn ensure(host: &mut Socket, conf: &ChildConf, plan: &Plan, ledger: &Ledger)
         fits(&parent, conf)?;
     }
     if conf.promiscuous && !parent.promiscuous {
-        ledger.mark(&mark_of_promiscuous(&plan.name))?;
+        // The ledger is the host's; what is inside of the pod goes with it.
+        if !matches!(conf.master, Master::InContainer(_)) {
+            ledger.mark(&mark_of_promiscuous(&plan.name))?;
+        }
         let set = host.apply(&[link::set_promiscuous(&parent)]);
         set.map_err(|error| {
             let msg = format!("promiscMode: link {} cannot receive every frame", plan.name);

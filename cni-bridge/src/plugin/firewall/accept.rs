@@ -60,8 +60,11 @@ fn add_to(
     let own = nft::rules_of(socket, table, OURS)?;
     let administered = own.iter().any(|rule| rule.jumps_to().as_deref() == Some(admin_chain));
     let mut batch = Batch::new(table);
-    for name in [OURS, admin_chain] {
-        batch.add_chain(&Chain { name: name.to_owned(), hook: None }, 0);
+    // With both jumps there, so are the chains: if they are gone meanwhile, this is refused and tried again.
+    if !hooked || !administered {
+        for name in [OURS, admin_chain] {
+            batch.add_chain(&Chain { name: name.to_owned(), hook: None }, 0);
+        }
     }
     let jump = |comment: &str, chain: &str| Rule {
         comment: comment.to_owned(),
@@ -178,10 +181,12 @@ pub fn damage(socket: &mut Socket, owner: &Owner, addresses: &[IpAddr]) -> Resul
         }
         let found = nft::rules_of(socket, table, OURS)?;
         for address in own {
-            // What the reference plugin made has no owner, and serves as well.
-            let own = |rule: &&FoundRule| rule.comment.is_empty() || rule.comment == owner.tag();
-            let is = |rule: &&FoundRule| own(rule) && rule.compares(&octets(address));
-            if found.iter().filter(is).count() != 2 {
+            let of = |tag: &str| {
+                let is = |rule: &&FoundRule| rule.comment == tag && rule.compares(&octets(address));
+                found.iter().filter(is).count()
+            };
+            // What the reference plugin made has no owner, and serves as well; it may have left some of it behind.
+            if of(owner.tag()) < 2 && of("") < 2 {
                 return Ok(Some(format!("a rule of chain {OURS} for {address} is missing")));
             }
         }

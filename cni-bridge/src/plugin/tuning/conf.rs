@@ -60,10 +60,7 @@ impl TuningConf {
                 other => Ok(other.and_then(|number| u32::try_from(number).ok())),
             }
         };
-        let data_dir = top.string("dataDir")?.filter(|text| !text.is_empty()).unwrap_or(DATA_DIR);
-        if !data_dir.starts_with('/') {
-            return Err(CniError::config("dataDir", format!("{data_dir:?} is not an absolute path")));
-        }
+        let data_dir = data_dir(request)?;
         let change = Change {
             mac: mac(request)?,
             mtu: number("mtu", 68, 65535)?.filter(|mtu| *mtu != 0),
@@ -74,7 +71,7 @@ impl TuningConf {
             },
             queue: number("txQLen", 0, i64::from(u32::MAX))?,
         };
-        Ok(Self { sysctls, change, data_dir: data_dir.into() })
+        Ok(Self { sysctls, change, data_dir })
     }
 }
 
@@ -119,6 +116,19 @@ fn mac(request: &Request) -> Result<Option<Mac>, CniError> {
             .map(Some)
             .map_err(|_| CniError::config("CNI_ARGS MAC", format!("{text:?} is not {WHAT}"))),
     }
+}
+
+/// `dataDir` alone: what has become wrong beside it must not keep DEL from its work.
+///
+/// # Errors
+/// [`ErrorCode::INVALID_NETWORK_CONFIG`](proto::cni::ErrorCode) where it is not an absolute path.
+pub fn data_dir(request: &Request) -> Result<PathBuf, CniError> {
+    let found = request.conf.top();
+    let data_dir = found.string("dataDir")?.filter(|text| !text.is_empty()).unwrap_or(DATA_DIR);
+    if !data_dir.starts_with('/') {
+        return Err(CniError::config("dataDir", format!("{data_dir:?} is not an absolute path")));
+    }
+    Ok(data_dir.into())
 }
 
 #[cfg(test)]

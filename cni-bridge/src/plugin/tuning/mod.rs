@@ -44,13 +44,13 @@ impl Plugin for Tuning {
     }
 
     fn del(&self, request: &Request, attachment: &Attachment, netns: Option<&Path>) -> Result<(), CniError> {
-        let conf = TuningConf::parse(request)?;
+        let data_dir = conf::data_dir(request)?;
         let netns = match netns.map(NetNs::open).transpose() {
             Ok(netns) => netns,
             Err(NetNsError::Gone(_)) => None,
             Err(error) => return Err(error.into()),
         };
-        restore(&conf.data_dir, attachment, netns.as_ref())
+        restore(&data_dir, attachment, netns.as_ref())
     }
 
     fn check(&self, request: &Request, attachment: &Attachment, netns: &Path) -> Result<(), CniError> {
@@ -73,8 +73,7 @@ impl Plugin for Tuning {
     }
 
     fn gc(&self, request: &Request) -> Result<(), CniError> {
-        let conf = TuningConf::parse(request)?;
-        backup::gc(&conf.data_dir, &request.conf.name, &request.conf.valid_attachments()?)
+        backup::gc(&conf::data_dir(request)?, &request.conf.name, &request.conf.valid_attachments()?)
     }
 
     fn status(&self, request: &Request) -> Result<(), CniError> {

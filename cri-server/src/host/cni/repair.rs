@@ -36,6 +36,8 @@ impl Cni {
         let _alone = alone.map_err(|_elapsed| CniError::RepairBusy)?;
         let mut records: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
         for entry in self.cache.entries(None)? {
+            // Each is read and looked for: other work of this thread goes between.
+            tokio::task::yield_now().await;
             let program = entry.record.ok().and_then(|record| self.program_of(&record, live));
             if let Some(program) = program {
                 records.entry(program).or_default().push(entry.path);

@@ -107,7 +107,7 @@ impl Pod {
         }
     }
 
-    fn settle_oom_kills(&mut self, id: &str) -> u64 {
+    pub(super) fn settle_oom_kills(&mut self, id: &str) -> u64 {
         let Some(container) = self.containers.get(id) else { return 0 };
         let alive = |container: &&Container| matches!(container.phase, Phase::Alive(_));
         let others = self.containers.values().filter(alive).filter(|other| other.spec.id.as_str() != id);

@@ -130,6 +130,8 @@ impl Pod {
                 }
             }
             Err(failure) => {
+                // What was killed in its making is nobody else's.
+                let _its_own = self.settle_oom_kills(id);
                 // A half-made process would outlive the record of it.
                 if let Some(pid) = invocation.made_pid() {
                     self.kill_child(pid);
