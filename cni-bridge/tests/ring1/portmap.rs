@@ -1,8 +1,10 @@
 //! portmap chained after bridge.
 
-use std::net::UdpSocket;
-use std::time::Duration;
+use std::net::{IpAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
+use cni_bridge::net::conntrack::{Flow, forget};
+use cni_bridge::net::socket::Socket;
 use proto::cni::ErrorCode;
 use serde_json::{Value, json};
 
@@ -109,6 +111,19 @@ fn host_addresses_and_udp() {
     assert_eq!(echoed, b"hello");
 }
 
+/// How many UDP flows a pod answers.
+fn flows_of(node: &Node, pod: IpAddr) -> usize {
+    node.host.run(move || {
+        let found = std::cell::Cell::new(0);
+        let count = |flow: &Flow| {
+            found.set(found.get() + usize::from(flow.answers == pod));
+            false
+        };
+        forget(&mut Socket::netfilter().unwrap(), (17, pod), &count).unwrap();
+        found.get()
+    })
+}
+
 /// A client that keeps sending from one port reaches each pod that has the host port in turn.
 #[test]
 fn udp_flows_follow_the_port() {
@@ -144,10 +159,18 @@ fn udp_flows_follow_the_port() {
     };
     let ports = json!([{"hostPort": 1002, "containerPort": 53, "protocol": "udp"}]);
     assert_eq!(ask(), None);
-    node.add("a", &first, ports.clone()).unwrap();
+    let added = node.add("a", &first, ports.clone()).unwrap();
     answer(&first, "first");
     assert_eq!(ask().as_deref(), Some("first"));
+    let pod = added.ip4();
+    assert_eq!(flows_of(&node, pod), 1);
     node.del("a", Some(&first.path)).unwrap();
+    // A child of DEL's forgets them.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while flows_of(&node, pod) > 0 {
+        assert!(Instant::now() < deadline, "flows to the pod are still tracked");
+        std::thread::yield_now();
+    }
     assert_eq!(ask(), None);
     node.add("b", &second, ports).unwrap();
     answer(&second, "second");

@@ -57,15 +57,17 @@ impl Plugin for PortMap {
     fn del(&self, request: &Request, attachment: &Attachment, _: Option<&Path>) -> Result<(), CniError> {
         let owner = Owner::new(&request.conf.name, attachment)?;
         let mut socket = Socket::netfilter()?;
-        let removed = publish::remove(&mut socket, &|tag| tag == owner.tag());
-        let theirs = match &removed {
-            Ok(removed) if !removed.is_empty() => Ok(()),
-            _ => predecessor::forget(&mut socket, Trade::Ports, &|trace| trace.is_of(&owner)),
-        };
-        if removed.as_ref().is_ok_and(|removed| !removed.is_empty()) {
-            background::leave(move || socket);
+        let removed = publish::withdraw(&mut socket, &|tag| tag == owner.tag())?;
+        if removed.is_empty() {
+            return Ok(predecessor::forget(&mut socket, Trade::Ports, &|trace| trace.is_of(&owner))?);
         }
-        collect([removed.map(drop).map_err(CniError::from), theirs.map_err(CniError::from)])
+        // Flows to the pod lead nowhere any more, and the next ADD of their port forgets them too; finding them takes
+        // a walk through the table that the whole machine shares.
+        background::leave(move || {
+            let _ = flows::after_removal(&mut socket, &removed);
+            socket
+        });
+        Ok(())
     }
 
     fn check(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<(), CniError> {
@@ -108,7 +110,7 @@ impl Plugin for PortMap {
         let valid = request.conf.valid_attachments()?;
         let stale = |tag: &str| is_stale(tag, &request.conf.name, &valid);
         let mut socket = Socket::netfilter()?;
-        let removed = publish::remove(&mut socket, &stale).map(drop);
+        let removed = publish::remove(&mut socket, &stale);
         let of_other = |trace: &predecessor::Trace| trace.is_stale(&request.conf.name, &valid);
         let theirs = predecessor::forget(&mut socket, Trade::Ports, &of_other);
         collect([removed.map_err(CniError::from), theirs.map_err(CniError::from)])

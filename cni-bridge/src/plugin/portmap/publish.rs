@@ -138,16 +138,24 @@ impl Part {
     }
 }
 
-/// Removes everything whose owner `gone` names, and has flows that led there forgotten. Returns what was removed.
+/// Removes everything whose owner `gone` names, and has flows that led there forgotten.
 ///
 /// # Errors
 /// [`NetError`].
-pub fn remove(socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<Removed, NetError> {
+pub fn remove(socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<(), NetError> {
+    let removed = withdraw(socket, gone)?;
+    flows::after_removal(socket, &removed)
+}
+
+/// Removes everything whose owner `gone` names; the flows that led there go on. Returns what was removed.
+///
+/// # Errors
+/// [`NetError`].
+pub fn withdraw(socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<Removed, NetError> {
     let mut removed = Removed::new();
     for table in [conditions::table(), rules::table()] {
         removed.extend(table.remove(socket, gone)?);
     }
-    flows::after_removal(socket, &removed)?;
     Ok(removed)
 }
 
