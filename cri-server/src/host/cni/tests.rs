@@ -1,5 +1,8 @@
 //! Fake plugins: what they are asked, and what becomes of their faults.
 
+mod garbage;
+mod repair;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -362,77 +365,4 @@ async fn status_tells_why_and_asks_plugins_seldom() {
     assert!(matches!(node.add(&attachment()).await, Err(CniError::NoNetwork(_))));
     assert_eq!(node.calls(), [""; 0]);
     assert_eq!(node.cni.attachments().unwrap(), []);
-}
-
-#[tokio::test]
-async fn garbage_is_what_berth_made_for_pods_that_are_gone() {
-    let node = Node::new("1.1.0");
-    let (live, dead, foreign, torn) = (attachment(), attachment(), PodId::generate(), PodId::generate());
-    for attachment in [&live, &dead] {
-        node.add(attachment).await.unwrap();
-    }
-    let record = json!({"kind": "cniCacheV1", "containerId": foreign, "config": "e30=", "ifName": "eth0",
-        "networkName": "net", "result": {}});
-    node.put(&format!("cni/results/net-{foreign}-eth0"), &record.to_string());
-    node.put(&format!("cni/results/net-{torn}-eth0"), "");
-    node.put(&format!("cni/results/other-{}-eth0", PodId::generate()), "");
-    node.calls();
-    assert_eq!(node.cni.gc(&BTreeSet::from([live.pod.clone()])).await.unwrap(), 1);
-    let log = node.take_log();
-    let calls: Vec<_> = log.iter().map(|(call, _, _)| call.as_str()).collect();
-    assert_eq!(calls, ["second-DEL", "first-DEL", "first-GC", "second-GC"]);
-    let mut valid: Vec<_> =
-        [&live.pod, &foreign, &torn].map(|pod| json!({"containerID": pod, "ifname": "eth0"})).into();
-    valid.sort_by_key(Value::to_string);
-    for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
-        assert_eq!(log[2].2[key], Value::Array(valid.clone()));
-    }
-    assert_eq!(log[2].1, "|||");
-
-    let states: Vec<_> =
-        node.cni.attachments().unwrap().into_iter().map(|r| (r.network, r.pod, r.state)).collect();
-    assert!(states.contains(&("net".into(), live.pod, Some(State::Attached))));
-    assert!(states.contains(&("net".into(), torn.clone(), None)));
-    assert_eq!(states.len(), 3);
-    assert_eq!(node.cni.del(&torn).await.unwrap(), 1);
-    node.put("cni/results/nameless", "");
-    assert!(matches!(node.cni.gc(&BTreeSet::new()).await, Err(CniError::Record { action: "reading", .. })));
-}
-
-#[tokio::test]
-async fn only_berths_program_is_asked_to_repair_and_only_for_the_living() {
-    let node = Node::new("1.1.0");
-    let (live, dead) = (attachment(), attachment());
-    for attachment in [&live, &dead] {
-        node.add(attachment).await.unwrap();
-    }
-    node.calls();
-    let pods = BTreeSet::from([live.pod.clone()]);
-    // Plugins that are anybody's.
-    assert_eq!(node.cni.repair(&pods).await.unwrap(), 0);
-    assert_eq!(node.calls(), [""; 0]);
-    // One of them is a link to the program.
-    let bin = node.dir.path().join("bin");
-    fs::rename(bin.join("second"), bin.join("cni-bridge")).unwrap();
-    std::os::unix::fs::symlink("cni-bridge", bin.join("second")).unwrap();
-    let ask = |script: &str| node.put("bin/cni-bridge", &format!("#!/bin/sh\n{script}\n"));
-    let asked = node.dir.path().join("asked");
-    ask(&format!("echo \"$CNI_COMMAND|$CNI_PATH|$*\" > {}", asked.display()));
-    assert_eq!(node.cni.repair(&pods).await.unwrap(), 1);
-    let record = node.dir.path().join("cni/results").join(format!("net-{}-eth0", live.pod));
-    let path = format!("{}:{}", node.dir.path().join("none").display(), bin.display());
-    assert_eq!(fs::read_to_string(&asked).unwrap(), format!("|{path}|repair {}\n", record.display()));
-    ask("echo cni-bridge: no >&2; exit 1");
-    let error = node.cni.repair(&pods).await.unwrap_err();
-    let expect = "repairing the rules of attachments: CNI plugin cni-bridge failed at repair: it ended with exit \
-        status: 1 and without a CNI error: \"cni-bridge: no\"";
-    assert_eq!(chain_of(&error), expect);
-    assert_eq!(node.cni.repair(&BTreeSet::from([PodId::generate()])).await.unwrap(), 0);
-}
-
-#[tokio::test]
-async fn a_repair_runs_alone() {
-    let node = Node::new("1.1.0");
-    let _running = node.cni.gate.read().await;
-    assert!(matches!(node.cni.repair(&BTreeSet::new()).await, Err(CniError::RepairBusy)));
 }
