@@ -89,6 +89,7 @@ impl Daemon {
             .with_context(|| format!("make {}", config.netns_dir.display()))?;
         let lock = lock(&paths.root().join("lock"))?;
         let cgroups = Arc::new(Layout::detect().context("look at the cgroup hierarchies")?);
+        let programs = ProgramCopies::default();
         Ok(Self {
             boot_id: store::boot_id().context("read the boot id")?,
             sandboxes: Index::default(),
@@ -101,8 +102,8 @@ impl Daemon {
             node: node::facts(&cgroups),
             selinux: selinux::contexts(),
             choosing_labels: tokio::sync::Mutex::default(),
-            programs: ProgramCopies::default(),
-            handlers: probe(&config),
+            handlers: probe(&config, &programs),
+            programs,
             cgroups,
             layer_walk: Arc::default(),
             user_namespaces: tokio::sync::OnceCell::new(),
@@ -174,11 +175,11 @@ fn try_owners(layer: PathBuf, empty: &Path) -> std::io::Result<()> {
 }
 
 /// Asks all OCI runtimes at once what they can do: each question is a program's start.
-fn probe(config: &Config) -> BTreeMap<String, HandlerFacts> {
+fn probe(config: &Config, programs: &ProgramCopies) -> BTreeMap<String, HandlerFacts> {
     std::thread::scope(|scope| {
         let ask = |(name, handler): (&String, &HandlerConfig)| {
             let (name, path) = (name.clone(), handler.path.clone());
-            scope.spawn(move || (name, oci::probe(&path)))
+            scope.spawn(move || (name, oci::probe(&path, programs.get(&path).as_deref())))
         };
         let asked: Vec<_> = config.runtime.handlers.iter().map(ask).collect();
         asked.into_iter().filter_map(|thread| thread.join().ok()).collect()

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use super::program::ProgramCopy;
 use crate::spec::{Availability, CgroupMount, HandlerFacts, MaskedEqual, PropagationWords};
 
 /// Longest answer read, bytes.
@@ -13,8 +14,10 @@ const ANSWER_LIMIT: u64 = 1 << 20;
 /// Longest time for a question to an OCI runtime: a busy node must not be taken for a runtime that cannot.
 const PROBE: Duration = Duration::from_secs(10);
 
-/// What an OCI runtime can do: from its `features`, or from its version where it has none.
-pub fn probe(program: &Path) -> HandlerFacts {
+/// What an OCI runtime can do: from its `features`, or from its version where it has none. Run from `copy`, if any.
+pub fn probe(program: &Path, copy: Option<&ProgramCopy>) -> HandlerFacts {
+    let from_memory = copy.map(ProgramCopy::path);
+    let program = from_memory.as_deref().unwrap_or(program);
     let version = version(program).unwrap_or_default();
     let (recursive_read_only, user_namespaces) = match ask(program, "features") {
         Some(features) => (lists_rro(&features), lists_user_namespaces(&features)),
@@ -46,9 +49,10 @@ pub fn version(program: &Path) -> Option<String> {
     ask(program, "--version")
 }
 
-/// Whether the program says that it is crun.
-pub fn is_crun(program: &Path) -> bool {
-    version(program).is_some_and(|version| version.starts_with("crun version "))
+/// Whether the program says that it is crun or youki, which run from a copy of themselves.
+pub fn copies_itself(program: &Path) -> bool {
+    let is = |version: String| version.starts_with("crun version ") || version.starts_with("youki ");
+    version(program).is_some_and(is)
 }
 
 #[allow(clippy::disallowed_methods, reason = "host/ starts programs")]

@@ -1,8 +1,9 @@
 //! Programs that run from a sealed copy in memory.
 //!
-//! crun makes such a copy of itself at each start, so that no container can write into its file, and then starts once
-//! more. Run from a copy that is there already, it starts at once. The daemon makes the copies, monitors run them; a
-//! file that changes is copied anew, and a copy of another file than the present one is not run.
+//! crun and youki make such a copy of themselves at each start, so that no container can write into their file, and
+//! then start once more. Run from a copy that is there already, they start at once, and the sealing, which the kernel
+//! refuses now and then on a busy node, cannot fail a pod. The daemon makes the copies, monitors run them; a file that
+//! changes is copied anew, and a copy of another file than the present one is not run.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,7 +11,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,9 @@ use super::oci;
 
 /// Largest program that is copied, bytes.
 const LIMIT: u64 = 16 << 20;
+
+/// How often the kernel is asked to seal; it waits for about 150 ms itself each time before it says EBUSY.
+const SEALINGS: usize = 8;
 
 /// What tells a file from the one that is put in its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +83,8 @@ impl ProgramCopy {
         current.then(|| self.path())
     }
 
-    fn path(&self) -> PathBuf {
+    /// Where this process and its children execute it.
+    pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
     }
 
@@ -91,13 +96,25 @@ impl ProgramCopy {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let mut copy = File::from(rustix::fs::memfd_create(name, flags)?);
         copy.write_all(&bytes)?;
-        let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-        rustix::fs::fcntl_add_seals(&copy, seals)?;
+        seal(&copy)?;
         if FileIdentity::from(&file.metadata()?) != original {
             return Err(io::Error::other("it changed while it was copied"));
         }
         Ok(Self { fd: copy.into(), original })
     }
+}
+
+/// Seals a whole file in memory. Pages that the kernel itself still holds for a moment keep it from that.
+fn seal(file: &File) -> io::Result<()> {
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    let mut outcome = rustix::fs::fcntl_add_seals(file, seals);
+    for _ in 1..SEALINGS {
+        if outcome != Err(rustix::io::Errno::BUSY) {
+            break;
+        }
+        outcome = rustix::fs::fcntl_add_seals(file, seals);
+    }
+    Ok(outcome?)
 }
 
 /// Copies of the programs that gain by it.
@@ -115,27 +132,24 @@ impl ProgramCopies {
     /// The copy of the program at `path` as that is now, none where it is run from its file. Blocks.
     pub fn get(&self, path: &Path) -> Option<Arc<ProgramCopy>> {
         let original = FileIdentity::of(path).ok()?;
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = kept.get(path).filter(|kept| kept.original == original) {
-            return kept.copy.clone();
+        let known = self.lock().get(path).filter(|kept| kept.original == original).map(|kept| kept.copy.clone());
+        if let Some(copy) = known {
+            return copy;
         }
         let copy = useful_copy(path).map(Arc::new);
-        kept.insert(path.to_owned(), Kept { original, copy: copy.clone() });
+        self.lock().insert(path.to_owned(), Kept { original, copy: copy.clone() });
         copy
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Kept>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A copy that was seen to run.
 fn useful_copy(path: &Path) -> Option<ProgramCopy> {
-    if !oci::is_crun(path) {
-        return None;
-    }
     match ProgramCopy::make(path) {
-        Ok(copy) if oci::is_crun(&copy.path()) => Some(copy),
-        Ok(_) => {
-            tracing::info!(program = %path.display(), "cannot be run from memory");
-            None
-        }
+        Ok(copy) => oci::copies_itself(&copy.path()).then_some(copy),
         Err(error) => {
             tracing::info!(program = %path.display(), %error, "cannot be copied into memory");
             None

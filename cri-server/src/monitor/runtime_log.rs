@@ -5,17 +5,30 @@
 const MAX_MESSAGE: usize = 4096;
 
 /// The last error of a JSON log (`msg` by crun and runc, `message` by youki, in `fields` or not), else
-/// the last line of `stderr`.
+/// the last line of `stderr`, or the last error there with its causes.
 pub fn message(log: &str, stderr: &str) -> Option<String> {
     let entries: Vec<(bool, String)> = log.lines().filter_map(entry).collect();
-    let error = entries.iter().rev().find(|(is_error, _)| *is_error);
-    let text = match error {
-        Some((_, text)) => text.as_str(),
-        None => {
-            last_line(stderr).or_else(|| entries.last().map(|(_, text)| text.as_str())).or(last_line(log))?
-        }
-    };
+    if let Some((_, text)) = entries.iter().rev().find(|(is_error, _)| *is_error) {
+        return Some(printable(text));
+    }
+    let caused = with_causes(stderr);
+    let said = caused.as_deref().or(last_line(stderr));
+    let text = said.or_else(|| entries.last().map(|(_, text)| text.as_str())).or(last_line(log))?;
     Some(printable(text))
+}
+
+/// An error and its causes on one line, where a text of a Rust program lists them on several.
+fn with_causes(text: &str) -> Option<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let heading = lines.iter().rposition(|line| *line == "Caused by:")?;
+    let error = lines[..heading].last()?;
+    let mut chain = error.strip_prefix("Error: ").unwrap_or(error).to_owned();
+    for cause in lines[heading + 1..].iter().take_while(|line| **line != "Stack backtrace:") {
+        let numbered = cause.split_once(": ").filter(|(number, _)| number.parse::<u32>().is_ok());
+        chain.push_str(": ");
+        chain.push_str(numbered.map_or(*cause, |(_, text)| text));
+    }
+    Some(chain)
 }
 
 fn entry(line: &str) -> Option<(bool, String)> {
@@ -56,5 +69,9 @@ mod tests {
         check(r#"{"timestamp":"t","level":"ERROR","fields":{"message":"m"}}"#, "", Some("m"));
         check(r#"{"level":"ERROR","message":"m","target":"youki"}"#, "", Some("m"));
         check("not json", "", Some("not json"));
+        check("", "Error: no seal\n\nCaused by:\n    busy (os error 16)\n", Some("no seal: busy (os error 16)"));
+        let chain = "noise\nError: a\n\nCaused by:\n    0: b: c\n    1: d\n\nStack backtrace:\n   0: main\n";
+        check("", chain, Some("a: b: c: d"));
+        check("", "Caused by:\n", Some("Caused by:"));
     }
 }
