@@ -110,6 +110,8 @@ pub struct RuntimeConfig {
     pub default_handler: String,
     /// Handlers by name.
     pub handlers: BTreeMap<String, HandlerConfig>,
+    /// How long a pod's monitor may stay silent after a restart of the daemon before the pod is ended, in seconds.
+    pub monitor_patience_s: u64,
 }
 
 /// `[runtime.handlers.NAME]`
@@ -214,7 +216,8 @@ impl Default for CgroupConfig {
 impl Default for RuntimeConfig {
     fn default() -> Self {
         let crun = HandlerConfig { path: "/usr/bin/crun".into(), args: Vec::new(), root: None };
-        Self { default_handler: "crun".into(), handlers: BTreeMap::from([("crun".to_string(), crun)]) }
+        let handlers = BTreeMap::from([("crun".to_string(), crun)]);
+        Self { default_handler: "crun".into(), handlers, monitor_patience_s: 60 }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::error::{Error, chain};
 use crate::events::Events;
 use crate::host::cgroup::{Cgroup, CgroupPath, Layout};
 use crate::host::cni::{self, Cni};
+use crate::host::fs::create_open_directories;
 use crate::host::idmap::UserNamespace;
 use crate::host::node;
 use crate::host::oci::{self, OciRuntime};
@@ -85,7 +86,7 @@ impl Daemon {
         for directory in [paths.pods(), paths.containers(), paths.pod_states(), paths.bundles()] {
             make_directories(&directory).with_context(|| format!("make {}", directory.display()))?;
         }
-        std::fs::create_dir_all(&config.netns_dir)
+        create_open_directories(&config.netns_dir)
             .with_context(|| format!("make {}", config.netns_dir.display()))?;
         let lock = lock(&paths.root().join("lock"))?;
         let cgroups = Arc::new(Layout::detect().context("look at the cgroup hierarchies")?);

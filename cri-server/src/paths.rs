@@ -64,9 +64,14 @@ impl Paths {
         self.pod_state(id).join(name)
     }
 
+    /// Directory of the pins of a pod's namespaces but the network's.
+    pub fn pins(&self, id: &PodId) -> PathBuf {
+        self.pod_state(id).join("ns")
+    }
+
     /// Pin of a namespace that is not the network's.
     pub fn pin(&self, id: &PodId, kind: &str) -> PathBuf {
-        self.pod_state(id).join("ns").join(kind)
+        self.pins(id).join(kind)
     }
 
     /// Pin of the pod's network namespace. Made from the id, so that it is known before it exists.

@@ -1,18 +1,19 @@
 //! What a start finds: records × kernel objects → truth.
 //!
 //! Every record is read first. Then each pod is looked at on its own and in parallel: its monitor answers, or what
-//! the pod had is taken back. At last everything that no live object owns is undone, except where a record was
+//! the pod had is taken back. A monitor that lives but does not answer yet is waited for while others are served.
+//! At last everything that no live object owns is undone, except where a record was
 //! unreadable: then nothing of that kind is collected, since it may belong to the quarantined object.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod collection;
+mod search;
+
 use crate::daemon::Daemon;
 use crate::error::{Error, chain};
-use crate::host::monitor::Monitor;
-use crate::host::mount;
 use crate::model::container::{ContainerState, Exit};
 use crate::model::id::{ContainerId, PodId};
 use crate::model::sandbox::SandboxState;
@@ -50,7 +51,7 @@ pub async fn recover(daemon: &Arc<Daemon>) -> Result<(), Error> {
             tracing::error!(%error, "a pod cannot be recovered");
         }
     }
-    collect(daemon, quarantine).await;
+    collection::collect(daemon, quarantine).await;
     Ok(())
 }
 
@@ -111,75 +112,59 @@ async fn recover_pod(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, quarantine: Q
             }
             report(sandbox, left);
         }
-        SandboxState::Ready { .. } if this_boot => match attach(daemon, sandbox).await {
-            Some(state) => adopt(daemon, sandbox, &state, quarantine).await,
-            None => abandon(daemon, sandbox).await,
-        },
+        SandboxState::Ready { .. } if this_boot => {
+            let containers = daemon.containers_of(sandbox.id());
+            for container in &containers {
+                teardown::remove_process_files(&daemon.paths.bundle(&container.id));
+            }
+            search::find_monitor(daemon, sandbox, Found { containers, quarantine }).await;
+        }
         SandboxState::Ready { .. } | SandboxState::NotReady { .. } => abandon(daemon, sandbox).await,
     }
 }
 
-/// Finds the pod's monitor and follows it; what it says then is newer than any event that was missed.
-async fn attach(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Option<MonitorState> {
-    let attached = tokio::time::timeout(ANSWER, async {
-        let monitor = Monitor::attach(&daemon.paths.monitor_socket(sandbox.id())).await?;
-        supervise::follow(daemon, sandbox, monitor.clone());
-        monitor.state().await
-    });
-    let attached = attached.await;
-    if !matches!(attached, Ok(Ok(_))) {
-        sandbox.set_monitor(None);
-    }
-    match attached {
-        Ok(Ok(state)) => Some(state),
-        Ok(Err(error)) => {
-            tracing::warn!(pod = sandbox.id().short(), error = chain(&error), "its monitor is gone");
-            None
-        }
-        Err(_) => {
-            tracing::warn!(
-                pod = sandbox.id().short(),
-                "its monitor did not answer within {} s",
-                ANSWER.as_secs()
-            );
-            None
-        }
-    }
+/// What was there of a pod before anybody was served.
+struct Found {
+    containers: Vec<Arc<Container>>,
+    quarantine: Quarantine,
 }
 
 /// Takes over a pod whose monitor lives.
-async fn adopt(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, state: &MonitorState, quarantine: Quarantine) {
-    undo_unfinished(daemon, sandbox).await;
-    end_execs(daemon, sandbox, state).await;
-    if !quarantine.containers {
+async fn adopt(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>, state: &MonitorState, found: &Found) {
+    undo_unfinished(daemon, sandbox, &found.containers).await;
+    end_execs(sandbox, state).await;
+    if !found.quarantine.containers {
         delete_strangers(daemon, sandbox, state).await;
     }
-    for container in daemon.containers_of(sandbox.id()) {
+    for container in &found.containers {
+        if daemon.containers.find(container.id.as_str()).is_none() {
+            continue;
+        }
         let known = state.containers.iter().find(|known| known.id == container.id.as_str());
         match known.map(|known| &known.status) {
             Some(ContainerStatus::Running { pid, started_at_ns }) => {
-                show(daemon, &container, ContainerState::Running { pid: *pid, started_at: *started_at_ns });
+                show(daemon, container, ContainerState::Running { pid: *pid, started_at: *started_at_ns });
             }
             Some(ContainerStatus::Exited { .. }) if container.state().is_exited() => {
-                teardown::release_later(daemon, container);
+                teardown::release_later(daemon, container.clone());
             }
             Some(ContainerStatus::Exited { record, .. }) => supervise::exited(daemon, record),
             Some(ContainerStatus::Created { .. } | ContainerStatus::Creating) => {}
             None => {
-                settle(daemon, &container);
-                teardown::release_later(daemon, container);
+                settle(daemon, container);
+                teardown::release_later(daemon, container.clone());
             }
         }
     }
 }
 
 /// Undoes containers whose making was cut off. One that cannot be undone wholly is shown, so that it can be removed.
-async fn undo_unfinished(daemon: &Arc<Daemon>, sandbox: &Sandbox) {
-    for container in daemon.containers_of(sandbox.id()) {
+async fn undo_unfinished(daemon: &Arc<Daemon>, sandbox: &Sandbox, containers: &[Arc<Container>]) {
+    for container in containers {
         if container.state() == ContainerState::Creating {
-            let left = teardown::erase_container(daemon, &container).await;
+            let left = teardown::erase_container(daemon, container).await;
             if !left.is_empty() {
-                supervise::end(daemon, &container, unseen(&container));
+                supervise::end(daemon, container, unseen(container));
             }
             report(sandbox, left);
         }
@@ -187,15 +172,12 @@ async fn undo_unfinished(daemon: &Arc<Daemon>, sandbox: &Sandbox) {
 }
 
 /// Kills the commands that a dead daemon had started: nobody reads their output or keeps their deadline any more.
-async fn end_execs(daemon: &Daemon, sandbox: &Sandbox, state: &MonitorState) {
+async fn end_execs(sandbox: &Sandbox, state: &MonitorState) {
     let Some(monitor) = sandbox.monitor() else { return };
     for exec in &state.execs {
         if let Err(error) = monitor.signal(Target::Exec(exec.exec_id.clone()), libc::SIGKILL).await {
             tracing::warn!(pod = sandbox.id().short(), error = chain(&error), "a command goes on unheard");
         }
-    }
-    for container in daemon.containers_of(sandbox.id()) {
-        teardown::remove_process_files(&daemon.paths.bundle(&container.id));
     }
 }
 
@@ -226,8 +208,9 @@ fn show(daemon: &Daemon, container: &Container, state: ContainerState) {
 
 /// Takes back what a pod had whose monitor or boot is gone; its records stay until it is removed.
 async fn abandon(daemon: &Arc<Daemon>, sandbox: &Sandbox) {
-    undo_unfinished(daemon, sandbox).await;
-    for container in daemon.containers_of(sandbox.id()) {
+    let containers = daemon.containers_of(sandbox.id());
+    undo_unfinished(daemon, sandbox, &containers).await;
+    for container in containers {
         if sandbox.fixed.boot_id == daemon.boot_id
             && let Err(error) = teardown::kill_cgroup(daemon, &container).await
         {
@@ -282,115 +265,5 @@ fn unseen(container: &Container) -> Exit {
 fn report(sandbox: &Sandbox, failures: Vec<String>) {
     for failure in failures {
         tracing::error!(pod = sandbox.id().short(), failure, "left behind, to be retried by stop and remove");
-    }
-}
-
-/// Undoes what no live object owns.
-async fn collect(daemon: &Arc<Daemon>, quarantine: Quarantine) {
-    match quarantine.pods {
-        true => settle_orphans(daemon).await,
-        false => {
-            collect_pods(daemon).await;
-            erase_orphans(daemon).await;
-        }
-    }
-    if !quarantine.containers {
-        sweep_containers(daemon);
-        // Containers hold leases on what they stand on.
-        daemon.images.retain(HashSet::new()).await;
-    }
-}
-
-async fn collect_pods(daemon: &Arc<Daemon>) {
-    collect_attachments(daemon).await;
-    for parent in [daemon.paths.pods(), daemon.paths.pod_states()] {
-        for (id, directory) in directories::<PodId>(&parent).unwrap_or_default() {
-            if daemon.sandboxes.find(id.as_str()).is_none() {
-                sweep(&directory, &[daemon.paths.shm(&id), daemon.paths.netns(&id)]);
-            }
-        }
-    }
-}
-
-async fn collect_attachments(daemon: &Arc<Daemon>) {
-    let attachments = match daemon.cni.attachments() {
-        Ok(attachments) => attachments,
-        Err(error) => {
-            tracing::error!(error = chain(&error), "attachments to networks cannot be listed");
-            return;
-        }
-    };
-    // An unreadable record may be another runtime's.
-    let ours = attachments.iter().filter(|attachment| attachment.state.is_some());
-    for attachment in ours.filter(|attachment| daemon.sandboxes.find(attachment.pod.as_str()).is_none()) {
-        if let Err(error) = daemon.cni.del(&attachment.pod).await {
-            tracing::error!(
-                pod = attachment.pod.short(),
-                error = chain(&error),
-                "its network is left behind"
-            );
-        }
-    }
-}
-
-/// Containers whose pods have no readable record.
-fn orphans(daemon: &Daemon) -> impl Iterator<Item = Arc<Container>> {
-    let all = daemon.containers.all().into_iter();
-    all.filter(|container| daemon.sandboxes.find(container.pod_id.as_str()).is_none())
-}
-
-/// Orphans may belong to a quarantined pod and run in it: what is known to have ended is told, and the monitors of the
-/// others are listened to, so that their ends are told too.
-async fn settle_orphans(daemon: &Arc<Daemon>) {
-    let mut pods = HashSet::new();
-    for container in orphans(daemon) {
-        let ended = container::exit_path(&daemon.paths.container(&container.id)).exists();
-        if ended || container.record().boot_id != daemon.boot_id {
-            settle(daemon, &container);
-        } else if !container.state().is_exited() {
-            pods.insert(container.pod_id.clone());
-        }
-    }
-    for pod in pods {
-        let attached =
-            tokio::time::timeout(ANSWER, Monitor::attach(&daemon.paths.monitor_socket(&pod))).await;
-        match attached {
-            Ok(Ok(monitor)) => supervise::listen(daemon, pod, monitor),
-            _ => tracing::error!(
-                pod = pod.short(),
-                "its monitor is not heard: its containers stay as they are"
-            ),
-        }
-    }
-}
-
-async fn erase_orphans(daemon: &Daemon) {
-    for container in orphans(daemon) {
-        for failure in teardown::erase_container(daemon, &container).await {
-            tracing::error!(container = container.id.short(), failure, "a container without a pod stays");
-        }
-    }
-}
-
-fn sweep_containers(daemon: &Daemon) {
-    for parent in [daemon.paths.containers(), daemon.paths.bundles()] {
-        for (id, directory) in directories::<ContainerId>(&parent).unwrap_or_default() {
-            if daemon.containers.find(id.as_str()).is_none() {
-                if let Err(error) = mount::clear(&daemon.paths.mapped_volumes(&id)) {
-                    tracing::error!(container = id.short(), %error, "volumes of a container without a record stay");
-                    continue;
-                }
-                sweep(&directory, &teardown::mounts_of(&daemon.paths, &id));
-            }
-        }
-    }
-}
-
-/// Unmounts and removes a directory without an owner.
-fn sweep(directory: &Path, mounts: &[std::path::PathBuf]) {
-    let swept =
-        mounts.iter().try_for_each(|path| mount::unmount(path)).and_then(|()| mount::remove_tree(directory));
-    if let Err(error) = swept {
-        tracing::error!(directory = %directory.display(), %error, "a directory without an owner stays");
     }
 }

@@ -25,9 +25,9 @@ const ROUNDS: u64 = 40;
 const LATEST_KILL: u64 = 80_000;
 
 /// Longest restart of a daemon that finds a monitor which does not answer.
-const WEDGED_RESTART: Duration = Duration::from_secs(8);
+const WEDGED_RESTART: Duration = Duration::from_secs(20);
 /// Longest removal of a pod whose monitor does not answer.
-const WEDGED_REMOVAL: Duration = Duration::from_secs(20);
+const WEDGED_REMOVAL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(30);
 
 fn number(variable: &str) -> Option<u64> {
@@ -278,6 +278,59 @@ async fn a_wedged_monitor_harms_its_own_pod_only() -> Result<()> {
         ensure!(case.cri.shell(&good_server, "echo here").await? == "here\n");
     }
     case.cri.end_pod(&good).await?;
+    case.close()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_monitor_that_is_slow_at_a_restart_keeps_its_pod() -> Result<()> {
+    let test = "a_monitor_that_is_slow_at_a_restart_keeps_its_pod";
+    let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
+    if !case.is_berth() {
+        return case.close();
+    }
+    let pod = case.cri.pod("slow");
+    let (pod_id, server) = case.sleeper(&pod).await?;
+    let monitor = case.node.ancestry().monitor(&pod_id)?;
+    case.node.kill_daemon()?;
+    signal(monitor, Signal::STOP)?;
+    restart(&mut case).await?;
+    let status = case.cri.status(&server).await?;
+    ensure!(status.state() == ContainerState::ContainerRunning, "{status:?}");
+    signal(monitor, Signal::CONT)?;
+    wait::until_async("an answer from the container", SOON, || async {
+        let said = case.cri.shell(&server, "echo here").await?;
+        ensure!(said == "here\n", "{said:?}");
+        Ok(())
+    })
+    .await?;
+    let job = container("job", BUSYBOX, &["sh", "-c", "exit 5"]);
+    let job = case.cri.launch(&pod_id, &job, &pod).await?;
+    ensure!(case.cri.exited(&job, SOON).await?.exit_code == 5);
+    case.cri.end_pod(&pod_id).await?;
+    case.close()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_of_the_daemon_does_not_wait_for_calls_without_end() -> Result<()> {
+    let test = "a_stop_of_the_daemon_does_not_wait_for_calls_without_end";
+    let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
+    if !case.is_berth() {
+        return case.close();
+    }
+    let (pod_id, server) = case.sleeper(&case.cri.pod("busy")).await?;
+    let cri = case.node.cri().await?;
+    let (id, line) = (server.clone(), "echo $$ > /tmp/began; exec sleep 1000");
+    let call = tokio::spawn(async move { cri.exec(&id, &["sh", "-c", line], 0).await.is_err() });
+    wait::until_async("the command", SOON, || async {
+        ensure!(!case.cri.shell(&server, "cat /tmp/began").await?.is_empty());
+        Ok(())
+    })
+    .await?;
+    case.node.stop_daemon()?;
+    ensure!(call.await?, "the call was answered");
+    restart(&mut case).await?;
+    ensure!(case.cri.shell(&server, "echo here").await? == "here\n");
+    case.cri.end_pod(&pod_id).await?;
     case.close()
 }
 

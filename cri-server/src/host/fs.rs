@@ -5,6 +5,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
@@ -46,6 +47,19 @@ fn names_follow(file: &std::fs::File) -> io::Result<bool> {
     const XFS: i64 = 0x5846_5342;
     let kind = rustix::fs::fstatfs(file)?.f_type;
     Ok(matches!(kind, BTRFS | EXT4 | XFS))
+}
+
+/// Makes a directory that others may enter, and its parents, whatever the process's umask is. What exists stays as it is.
+pub fn create_open_directories(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    path.parent().map_or(Ok(()), create_open_directories)?;
+    match std::fs::create_dir(path) {
+        Ok(()) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Opens a directory for use as a root of [`open_in_root`].

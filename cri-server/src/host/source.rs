@@ -34,8 +34,7 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
             if path.symlink_metadata().is_ok() {
                 return unusable("expected a path that leads somewhere");
             }
-            std::fs::DirBuilder::new().recursive(true).create(path)?;
-            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+            super::fs::create_open_directories(path)?;
             std::fs::canonicalize(path)
         }
         other => other,

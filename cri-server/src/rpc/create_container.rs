@@ -9,7 +9,7 @@ use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::Error;
 use crate::host::cgroup::container_in;
-use crate::host::fs::{self, Durability, write_atomic};
+use crate::host::fs::{self, Durability, create_open_directories, write_atomic};
 use crate::host::idmap::UserNamespace;
 use crate::host::node;
 use crate::host::oci::OciRuntime;
@@ -256,7 +256,7 @@ impl Bundle {
         let user = self.resolve_user(&rootfs, &record.config)?;
         if !record.log_path.is_empty() {
             let parent = Path::new(&record.log_path).parent().unwrap_or(Path::new("/"));
-            std::fs::create_dir_all(parent).map_err(Error::host(format!("make {}", parent.display())))?;
+            create_open_directories(parent).map_err(Error::host(format!("make {}", parent.display())))?;
         }
         let cdi = resolve::cdi(&self.daemon.config.cdi_spec_dirs, &record.config)?;
         let spec = self.specification(&record, &rootfs, &user, &cdi)?;

@@ -111,8 +111,8 @@ pub async fn release_container(daemon: &Daemon, container: &Container) -> Vec<St
         Ok(results) => failures.extend(results.into_iter().filter_map(failure)),
         Err(error) => failures.push(chain(&error)),
     }
-    // Before its end more of it may be made.
-    if failures.is_empty() && container.state().is_exited() {
+    // While it is being made more of it may come, also when it was ended meanwhile: its user is known last.
+    if failures.is_empty() && container.state().is_exited() && container.record().user.is_some() {
         container.released.get_or_init(|| ());
     }
     failures
