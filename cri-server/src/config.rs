@@ -146,7 +146,7 @@ pub struct CniConfig {
 pub struct ImageConfig {
     /// Layers downloaded at once, over all pulls.
     pub concurrent_downloads: usize,
-    /// A download that brings no byte for this long is given up, in seconds.
+    /// A download that brings less than 128 KiB in this long is tried again, at last given up, in seconds.
     pub no_progress_s: u64,
     /// Registries that are not reached in the ordinary way.
     pub registry: Vec<RegistryConfig>,
