@@ -7,7 +7,7 @@ use proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest, RunPodSa
 
 use crate::daemon::Daemon;
 use crate::detached::blocking;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::host::cni::{Attachment, Resolver};
 use crate::host::monitor::Monitor;
 use crate::model::id::PodId;
@@ -77,18 +77,19 @@ async fn find_or_make(
     let directory = daemon.paths.pod(&record.id);
     let sandbox = Sandbox::new(record, directory.clone());
     let _operation = sandbox.operation.lock().await;
-    blocking(move || pod_files::make_directory(&directory, 0o700))
-        .await?
-        .map_err(Error::host("make the directory of the pod's record"))?;
-    sandbox.enter(SandboxState::Creating)?;
+    let recorded = sandbox.clone();
+    let first = move || recorded.enter(SandboxState::Creating);
+    blocking(move || pod_files::make_recorded(&directory, 0o700, first)).await??;
     daemon.sandboxes.insert(sandbox.id().as_str(), sandbox.clone());
     drop(choosing);
     match make(&daemon, &sandbox).await {
         Ok(()) => Ok(sandbox.id().clone()),
         Err(error) => {
-            let left = teardown::erase_sandbox(&daemon, &sandbox).await;
-            if !left.is_empty() {
-                sandbox.enter(sandbox.state().stopped())?;
+            let mut left = teardown::erase_sandbox(&daemon, &sandbox).await;
+            if !left.is_empty()
+                && let Err(unwritten) = sandbox.end()
+            {
+                left.push(chain(&unwritten));
             }
             Err(teardown::undone(error, left, format!("make pod sandbox {}", sandbox.id())))
         }

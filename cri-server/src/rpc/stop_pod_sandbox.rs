@@ -23,7 +23,8 @@ pub async fn stop_pod_sandbox(
         return Err(Error::Internal(format!("stop pod sandbox {}: {}", sandbox.id(), left.join("; "))));
     }
     if daemon.sandboxes.find(sandbox.id().as_str()).is_some() {
-        sandbox.enter(sandbox.state().stopped())?;
+        // What is released is not ready, whether or not the disk can be told.
+        let written = sandbox.end();
         announce::sandbox(daemon, &sandbox);
     }
     Ok(StopPodSandboxResponse {})
