@@ -7,7 +7,7 @@ use proto::cri::{PodSandboxStatusRequest, PodSandboxStatusResponse};
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::model::sandbox::SandboxState;
-use crate::steps::convert;
+use crate::steps::{announce, convert};
 use crate::store;
 use crate::store::sandbox::Sandbox;
 
@@ -21,12 +21,10 @@ pub fn pod_sandbox_status(
     if sandbox.state() == SandboxState::Creating {
         return Err(Error::NotFound { kind: "pod sandbox", id: id.clone() });
     }
-    let statuses = daemon.containers_of(sandbox.id());
-    let containers_statuses = statuses.iter().map(|c| convert::container_status(&c.record())).collect();
     Ok(PodSandboxStatusResponse {
         status: Some(convert::sandbox_status(&sandbox)),
         info: if request.verbose { info(daemon, &sandbox) } else { BTreeMap::new() },
-        containers_statuses,
+        containers_statuses: announce::statuses(daemon, sandbox.id()),
         timestamp: store::now(),
     })
 }
