@@ -29,7 +29,7 @@ use crate::spec::selinux::Contexts;
 use crate::spec::{Availability, HandlerFacts, NodeFacts};
 use crate::store;
 use crate::store::container::Container;
-use crate::store::index::Index;
+use crate::store::index::{Ambiguous, Index};
 use crate::store::sandbox::Sandbox;
 
 /// Name of the runtime, as Version reports it.
@@ -116,12 +116,22 @@ impl Daemon {
 
     /// The sandbox whose id, or unique beginning of it, is `id`.
     pub fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, Error> {
-        self.sandboxes.find(id).ok_or_else(|| Error::NotFound { kind: "pod sandbox", id: id.into() })
+        self.find_sandbox(id)?.ok_or_else(|| Error::NotFound { kind: "pod sandbox", id: id.into() })
     }
 
     /// The container whose id, or unique beginning of it, is `id`.
     pub fn container(&self, id: &str) -> Result<Arc<Container>, Error> {
-        self.containers.find(id).ok_or_else(|| Error::NotFound { kind: "container", id: id.into() })
+        self.find_container(id)?.ok_or_else(|| Error::NotFound { kind: "container", id: id.into() })
+    }
+
+    /// As [`Daemon::sandbox`], for a caller to whom one that is not there is no error.
+    pub fn find_sandbox(&self, id: &str) -> Result<Option<Arc<Sandbox>>, Error> {
+        self.sandboxes.look_up(id).map_err(|Ambiguous| ambiguous("pod_sandbox_id", id))
+    }
+
+    /// As [`Daemon::container`], for a caller to whom one that is not there is no error.
+    pub fn find_container(&self, id: &str) -> Result<Option<Arc<Container>>, Error> {
+        self.containers.look_up(id).map_err(|Ambiguous| ambiguous("container_id", id))
     }
 
     /// Containers of a pod.
@@ -177,6 +187,10 @@ fn try_owners(layer: PathBuf, empty: &Path) -> std::io::Result<()> {
 /// Asks all OCI runtimes at once what they can do: each question is a program's start.
 fn probe(config: &Config, programs: &ProgramCopies) -> BTreeMap<String, HandlerFacts> {
     std::thread::scope(|scope| {
+fn ambiguous(field: &'static str, id: &str) -> Error {
+    Error::InvalidArgument { field, reason: format!("ambiguous id prefix {id:?}: several ids begin so") }
+}
+
         let ask = |(name, handler): (&String, &HandlerConfig)| {
             let (name, path) = (name.clone(), handler.path.clone());
             scope.spawn(move || (name, oci::probe(&path, programs.get(&path).as_deref())))

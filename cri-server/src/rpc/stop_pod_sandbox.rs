@@ -13,7 +13,7 @@ pub async fn stop_pod_sandbox(
     daemon: &Arc<Daemon>,
     request: StopPodSandboxRequest,
 ) -> Result<StopPodSandboxResponse, Error> {
-    let Some(sandbox) = daemon.sandboxes.find(&request.pod_sandbox_id) else {
+    let Some(sandbox) = daemon.find_sandbox(&request.pod_sandbox_id)? else {
         return Ok(StopPodSandboxResponse {});
     };
     sandbox.abort.cancel();
@@ -26,6 +26,7 @@ pub async fn stop_pod_sandbox(
         // What is released is not ready, whether or not the disk can be told.
         let written = sandbox.end();
         announce::sandbox(daemon, &sandbox);
+        written?;
     }
     Ok(StopPodSandboxResponse {})
 }
