@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::cri::{PodSandboxStatusRequest, PodSandboxStatusResponse};
+use proto::cri::{LinuxContainerResources, PodSandboxStatusRequest, PodSandboxStatusResponse};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
@@ -40,6 +40,7 @@ fn process(daemon: &Daemon, sandbox: &Sandbox) -> i32 {
 fn info(daemon: &Daemon, sandbox: &Sandbox) -> BTreeMap<String, String> {
     let fixed = &sandbox.fixed;
     let monitor = sandbox.monitor();
+    let resources = sandbox.resources();
     let info = serde_json::json!({
         "id": fixed.id,
         "pid": process(daemon, sandbox),
@@ -47,8 +48,19 @@ fn info(daemon: &Daemon, sandbox: &Sandbox) -> BTreeMap<String, String> {
         "runtimeHandler": fixed.runtime_handler,
         "namespaces": fixed.pins,
         "cgroupParent": fixed.cgroup_parent,
+        "resources": resources.sum.as_ref().map(limits),
+        "overhead": resources.overhead.as_ref().map(limits),
         "state": sandbox.state(),
         "directory": daemon.paths.pod_state(sandbox.id()),
     });
     BTreeMap::from([("info".to_string(), info.to_string())])
+}
+
+fn limits(resources: &LinuxContainerResources) -> serde_json::Value {
+    serde_json::json!({
+        "cpuPeriod": resources.cpu_period,
+        "cpuQuota": resources.cpu_quota,
+        "cpuShares": resources.cpu_shares,
+        "memoryLimitInBytes": resources.memory_limit_in_bytes,
+    })
 }

@@ -124,7 +124,7 @@ fn plan(daemon: &Daemon, config: PodSandboxConfig, runtime_handler: String) -> R
         runtime_handler,
         pins,
         cgroup_parent,
-        resources: PodResources::default(),
+        resources: told(&config),
         selinux: labels::of_pod(daemon, &config)?,
         state: SandboxState::Creating,
         config,
@@ -134,6 +134,15 @@ fn plan(daemon: &Daemon, config: PodSandboxConfig, runtime_handler: String) -> R
 async fn make(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
     let (paths, id, config) = (daemon.paths.clone(), sandbox.id().clone(), sandbox.fixed.config.clone());
     blocking(move || pod_files::prepare(&paths, &id, &config)).await??;
+/// What the kubelet says of the pod's resources. It has given them to the pod's cgroup itself: a change starts from them.
+fn told(config: &PodSandboxConfig) -> PodResources {
+    let linux = config.linux.as_ref();
+    PodResources {
+        sum: linux.and_then(|linux| linux.resources.clone()),
+        overhead: linux.and_then(|linux| linux.overhead.clone()),
+    }
+}
+
     let monitor = Monitor::spawn(&daemon.config.monitor, &setup(daemon, sandbox)?).await?;
     supervise::follow(daemon, sandbox, monitor);
     let ips = attach(daemon, sandbox).await?;
