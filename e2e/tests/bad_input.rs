@@ -268,10 +268,10 @@ async fn a_missing_oci_runtime_is_named() -> Result<()> {
 /// An edit of a valid configuration, and the words that the daemon's last message must have.
 const BROKEN_CONFIGS: [(&str, &str, &[&str]); 6] = [
     ("log_level = ", "log_levle = ", &["log_levle", "line"]),
-    ("default_handler = \"crun\"", "default_handler = \"nope\"", &["default_handler", "nope"]),
+    ("default_handler = \"crun\"", "default_handler = \"nope\"", &["default_handler", "nope", "line"]),
     ("driver = \"cgroupfs\"", "driver = \"cgroups\"", &["driver", "cgroups"]),
     ("concurrent_downloads = 6", "concurrent_downloads = \"six\"", &["concurrent_downloads", "line"]),
-    ("root = \"/", "root = \"relative/", &["root", "relative/"]),
+    ("root = \"/", "root = \"relative/", &["root", "relative/", "line"]),
     ("[cni]", "[cni", &["line"]),
 ];
 
