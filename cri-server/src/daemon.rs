@@ -14,9 +14,10 @@ use crate::error::{Error, chain};
 use crate::events::Events;
 use crate::host::cgroup::{Cgroup, CgroupPath, Layout};
 use crate::host::cni::{self, Cni};
+use crate::host::handlers::Handlers;
 use crate::host::idmap::UserNamespace;
 use crate::host::node;
-use crate::host::oci::{self, OciRuntime};
+use crate::host::oci::OciRuntime;
 use crate::host::program::ProgramCopies;
 use crate::host::selinux;
 use crate::image::overlay::{Overlay, Owners};
@@ -68,7 +69,7 @@ pub struct Daemon {
     /// Copies of the OCI runtimes that run from memory.
     pub programs: ProgramCopies,
     /// What each handler's OCI runtime can do.
-    pub handlers: BTreeMap<String, HandlerFacts>,
+    pub handlers: Handlers,
     /// The node's pod CIDRs, as the kubelet gave them; empty before that.
     pub pod_cidr: Mutex<String>,
     /// Held by the one task that walks writable layers.
@@ -102,7 +103,7 @@ impl Daemon {
             node: node::facts(&cgroups),
             selinux: selinux::contexts(),
             choosing_labels: tokio::sync::Mutex::default(),
-            handlers: probe(&config, &programs),
+            handlers: Handlers::ask(programs_of(&config), &programs),
             programs,
             cgroups,
             layer_walk: Arc::default(),
@@ -170,11 +171,24 @@ impl Daemon {
         Ok(OciRuntime { name: name.to_string(), path: path.clone(), args: args.clone(), root })
     }
 
+    /// What the OCI runtime of a handler can do. Blocks where it has to be asked.
+    pub fn handler_facts(&self, name: &str) -> Result<HandlerFacts, Error> {
+        self.handlers.facts(name, &self.programs).map_err(|error| Error::FailedPrecondition {
+            kind: "runtime handler",
+            id: name.into(),
+            reason: format!("cannot be used: {error}"),
+        })
+    }
+
     /// The cgroup at `path`, as a record or the OCI runtime names it.
     pub fn cgroup(&self, path: &str) -> Result<Cgroup, Error> {
         let path = CgroupPath::recorded(path).map_err(|error| Error::Internal(error.to_string()))?;
         Ok(Cgroup::new(&self.cgroups, path))
     }
+}
+
+fn ambiguous(field: &'static str, id: &str) -> Error {
+    Error::InvalidArgument { field, reason: format!("ambiguous id prefix {id:?}: several ids begin so") }
 }
 
 fn try_owners(layer: PathBuf, empty: &Path) -> std::io::Result<()> {
@@ -184,20 +198,8 @@ fn try_owners(layer: PathBuf, empty: &Path) -> std::io::Result<()> {
     Overlay { layers: &[layer], empty, writable: None, owners, label: None }.probe()
 }
 
-/// Asks all OCI runtimes at once what they can do: each question is a program's start.
-fn probe(config: &Config, programs: &ProgramCopies) -> BTreeMap<String, HandlerFacts> {
-    std::thread::scope(|scope| {
-fn ambiguous(field: &'static str, id: &str) -> Error {
-    Error::InvalidArgument { field, reason: format!("ambiguous id prefix {id:?}: several ids begin so") }
-}
-
-        let ask = |(name, handler): (&String, &HandlerConfig)| {
-            let (name, path) = (name.clone(), handler.path.clone());
-            scope.spawn(move || (name, oci::probe(&path, programs.get(&path).as_deref())))
-        };
-        let asked: Vec<_> = config.runtime.handlers.iter().map(ask).collect();
-        asked.into_iter().filter_map(|thread| thread.join().ok()).collect()
-    })
+fn programs_of(config: &Config) -> BTreeMap<String, PathBuf> {
+    config.runtime.handlers.iter().map(|(name, handler)| (name.clone(), handler.path.clone())).collect()
 }
 
 fn image_config(config: &Config) -> image::Config {

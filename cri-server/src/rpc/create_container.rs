@@ -325,7 +325,7 @@ impl Bundle {
         let config = &record.config;
         let seccomp_profile = resolve::seccomp_profile(config)?;
         let labels = labels::of_container(&self.sandbox, config);
-        let handler = self.daemon.handlers.get(&record.handler).cloned().unwrap_or_default();
+        let handler = self.daemon.handler_facts(&record.handler)?;
         let inputs = spec::Inputs {
             config,
             sandbox: &self.sandbox.fixed.config,

@@ -42,13 +42,15 @@ pub async fn run_pod_sandbox(
 }
 
 /// Refuses a pod with a user namespace where the handler or the kernel cannot serve it: it would be served with less.
-async fn user_namespaces(daemon: &Daemon, handler: &str) -> Result<(), Error> {
-    let lacking = match daemon.handlers.get(handler).map(|facts| facts.user_namespaces) {
-        Some(Availability::Present) if daemon.user_namespaces().await == Availability::Present => {
+async fn user_namespaces(daemon: &Arc<Daemon>, handler: &str) -> Result<(), Error> {
+    let (asking, name) = (daemon.clone(), handler.to_owned());
+    let facts = blocking(move || asking.handler_facts(&name)).await??;
+    let lacking = match facts.user_namespaces {
+        Availability::Present if daemon.user_namespaces().await == Availability::Present => {
             return Ok(());
         }
-        Some(Availability::Present) => "the kernel cannot show layers with other owners".into(),
-        _ => format!("the OCI runtime of handler {handler:?} has none"),
+        Availability::Present => "the kernel cannot show layers with other owners".into(),
+        Availability::Missing => format!("the OCI runtime of handler {handler:?} has none"),
     };
     Err(SpecError::Unsupported { feature: "a user namespace".into(), reason: lacking }.into())
 }
@@ -131,9 +133,6 @@ fn plan(daemon: &Daemon, config: PodSandboxConfig, runtime_handler: String) -> R
     })
 }
 
-async fn make(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
-    let (paths, id, config) = (daemon.paths.clone(), sandbox.id().clone(), sandbox.fixed.config.clone());
-    blocking(move || pod_files::prepare(&paths, &id, &config)).await??;
 /// What the kubelet says of the pod's resources. It has given them to the pod's cgroup itself: a change starts from them.
 fn told(config: &PodSandboxConfig) -> PodResources {
     let linux = config.linux.as_ref();
