@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
+use rustix::io::Errno;
 
 use crate::daemon::Daemon;
 use crate::detached::blocking;
 use crate::error::{Error, chain};
 use crate::host::cni::{Attachment, Resolver};
-use crate::host::monitor::Monitor;
+use crate::host::monitor::{Monitor, MonitorError};
 use crate::model::id::PodId;
 use crate::model::name::Name;
 use crate::model::sandbox::{Pins, SandboxState};
@@ -142,7 +143,11 @@ fn told(config: &PodSandboxConfig) -> PodResources {
     }
 }
 
-    let monitor = Monitor::spawn(&daemon.config.monitor, &setup(daemon, sandbox)?).await?;
+async fn make(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    let (paths, id, config) = (daemon.paths.clone(), sandbox.id().clone(), sandbox.fixed.config.clone());
+    blocking(move || pod_files::prepare(&paths, &id, &config)).await??;
+    let spawned = Monitor::spawn(&daemon.config.monitor, &setup(daemon, sandbox)?).await;
+    let monitor = spawned.map_err(refused_sysctl)?;
     supervise::follow(daemon, sandbox, monitor);
     let ips = attach(daemon, sandbox).await?;
     if sandbox.abort.is_cancelled() {
@@ -163,6 +168,17 @@ fn told(config: &PodSandboxConfig) -> PodResources {
         Some(_) => Ok(()),
         None => Err(Error::Aborted(format!("making pod sandbox {}: its monitor died", sandbox.id()))),
     }
+}
+
+/// What the kernel will not have as the value of a sysctl is the request's fault; other failures are as they are.
+fn refused_sysctl(error: MonitorError) -> Error {
+    let MonitorError::Setup(failure) = &error else { return error.into() };
+    let refusals = [Errno::INVAL, Errno::RANGE, Errno::NOENT].map(|errno| errno.raw_os_error());
+    let refused = |errno: &i32| failure.message.ends_with(&format!("(os error {errno})"));
+    if failure.message.starts_with("setting sysctl ") && refusals.iter().any(refused) {
+        return invalid("config.linux.sysctls", failure.message.clone());
+    }
+    error.into()
 }
 
 /// Connects the pod to the network. Returns its addresses, the primary one first.
