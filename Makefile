@@ -39,7 +39,7 @@ demo: packages build ## two pods on a bridge, shown and removed again
 
 .PHONY: test
 test: export E2E_REQUIRE := 1
-test: setup build lint test-unit test-e2e ## every test: unit, kernel, end to end, conformance
+test: setup build lint test-unit test-e2e ## unit, kernel, end to end, CRI conformance; not test-guest and cni-conformance
 
 .PHONY: test-unit
 test-unit: setup fuzz ## unit, property, golden and kernel tests, some seconds of fuzzing, and the style of the source

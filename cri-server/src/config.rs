@@ -30,10 +30,12 @@ pub enum ConfigError {
         message: String,
     },
     /// A value cannot be used.
-    #[error("configuration {path}: key `{key}`: {reason}")]
+    #[error("configuration {path}: {}key `{key}`: {reason}", at_line(*line))]
     Invalid {
         /// The configuration file.
         path: String,
+        /// Line of the key, from 1; `None` where the file has no part of it.
+        line: Option<usize>,
         /// Dotted name of the key.
         key: String,
         /// What was expected.
@@ -148,7 +150,7 @@ pub struct CniConfig {
 pub struct ImageConfig {
     /// Layers downloaded at once, over all pulls.
     pub concurrent_downloads: usize,
-    /// A download that brings no byte for this long is given up, in seconds.
+    /// A download that brings less than 128 KiB in this long is tried again, at last given up, in seconds.
     pub no_progress_s: u64,
     /// Registries that are not reached in the ordinary way.
     pub registry: Vec<RegistryConfig>,
@@ -265,7 +267,10 @@ impl Config {
             path: path.into(),
             message: error.to_string().trim().into(),
         })?;
-        config.validate().map_err(|(key, reason)| ConfigError::Invalid { path: path.into(), key, reason })?;
+        config.validate().map_err(|(key, reason)| {
+            let line = line_of(text, &key);
+            ConfigError::Invalid { path: path.into(), line, key, reason }
+        })?;
         Ok(config)
     }
 
@@ -336,6 +341,34 @@ impl Config {
     }
 }
 
+fn at_line(line: Option<usize>) -> String {
+    line.map_or_else(String::new, |line| format!("line {line}: "))
+}
+
+/// The line of a dotted key, or of as much of its beginning as the text has: for a key that is missed there.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let document = toml::de::DeTable::parse(text).ok()?;
+    let mut table = document.get_ref();
+    let mut offset = None;
+    let mut rest = key;
+    while !rest.is_empty() {
+        // A name may have dots in it: the longest one that is there.
+        let found = table.iter().filter(|(name, _)| is_first(name.get_ref(), rest));
+        let Some((name, value)) = found.max_by_key(|(name, _)| name.get_ref().len()) else { break };
+        offset = Some(name.span().start);
+        rest = rest[name.get_ref().len()..].trim_start_matches('.');
+        match value.get_ref() {
+            toml::de::DeValue::Table(inner) => table = inner,
+            _a_value => break,
+        }
+    }
+    offset.map(|offset| 1 + text[..offset].matches('\n').count())
+}
+
+fn is_first(name: &str, key: &str) -> bool {
+    key.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,20 +384,30 @@ mod tests {
         check("rot = \"/x\"", &["line 1", "rot"]);
         check("\n[cni]\nbin_dir = []", &["line 3", "bin_dir"]);
         check("root = 7", &["line 1", "root"]);
-        check("root = \"x\"", &["`root`", "absolute"]);
+        check("root = \"x\"", &["line 1: key `root`", "absolute"]);
         check("cdi_spec_dirs = [\"/etc/cdi\", \"x\"]", &["`cdi_spec_dirs`", "absolute"]);
         check("[cgroup]\ndriver = \"both\"", &["driver", "cgroupfs", "systemd"]);
-        check("[cgroup]\nparent = \"berth\"", &["cgroup.parent", "absolute"]);
+        check("[cgroup]\nparent = \"berth\"", &["line 2: key `cgroup.parent`", "absolute"]);
         check("[cgroup]\nparent = \"/a.slice\"", &["cgroup.parent", "driver is cgroupfs"]);
         check("[cgroup]\ndriver = \"systemd\"\nparent = \"/berth\"", &["cgroup.parent", "driver is systemd"]);
         check("[cgroup]\ndriver = \"systemd\"\nparent = \"a--b.slice\"", &["cgroup.parent", "empty"]);
         check("[runtime]\ndefault_handler = \"kata\"", &["runtime.default_handler", "kata"]);
-        check("[cni]\ndeadline_s = 0", &["cni.deadline_s"]);
+        check("\n[cni]\n# none\ndeadline_s = 0", &["line 4: key `cni.deadline_s`"]);
+        check(
+            "[image]\nno_progress_s = 1\n[runtime.handlers.b]\npath = \"/b\"",
+            &["line 3", "runtime.default_handler"],
+        );
         check("[streaming]\naddress = \"localhost\"", &["line 2", "address"]);
-        check("[streaming]\ntls_cert = \"/c.pem\"", &["streaming.tls_cert", "tls_key"]);
+        check("[streaming]\ntls_cert = \"/c.pem\"", &["line 2", "streaming.tls_cert", "tls_key"]);
+        check("[streaming]\ntls_key = \"/k.pem\"", &["line 1", "streaming.tls_cert", "tls_key"]);
         check("[streaming]\nidle_timeout_s = 0", &["streaming.idle_timeout_s"]);
         check("log_format = \"xml\"", &["line 1", "xml"]);
-        check("[runtime.handlers.a]\npath = \"crun\"", &["runtime.handlers.a.path"]);
+        check("[runtime.handlers.a]\npath = \"crun\"", &["line 2: key `runtime.handlers.a.path`"]);
+        check(
+            "[runtime.handlers]\n\"a.b\" = { path = \"crun\" }",
+            &["line 2: key `runtime.handlers.a.b.path`"],
+        );
+        check("cni.cache_dir = \"x\"", &["line 1: key `cni.cache_dir`"]);
     }
 
     #[test]

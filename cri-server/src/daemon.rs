@@ -15,9 +15,10 @@ use crate::events::Events;
 use crate::host::cgroup::{Cgroup, CgroupPath, Layout};
 use crate::host::cni::{self, Cni};
 use crate::host::fs::create_open_directories;
+use crate::host::handlers::Handlers;
 use crate::host::idmap::UserNamespace;
 use crate::host::node;
-use crate::host::oci::{self, OciRuntime};
+use crate::host::oci::OciRuntime;
 use crate::host::program::ProgramCopies;
 use crate::host::selinux;
 use crate::image::overlay::{Overlay, Owners};
@@ -30,7 +31,7 @@ use crate::spec::selinux::Contexts;
 use crate::spec::{Availability, HandlerFacts, NodeFacts};
 use crate::store;
 use crate::store::container::Container;
-use crate::store::index::Index;
+use crate::store::index::{Ambiguous, Index};
 use crate::store::sandbox::Sandbox;
 
 /// Name of the runtime, as Version reports it.
@@ -69,7 +70,7 @@ pub struct Daemon {
     /// Copies of the OCI runtimes that run from memory.
     pub programs: ProgramCopies,
     /// What each handler's OCI runtime can do.
-    pub handlers: BTreeMap<String, HandlerFacts>,
+    pub handlers: Handlers,
     /// The node's pod CIDRs, as the kubelet gave them; empty before that.
     pub pod_cidr: Mutex<String>,
     /// Held by the one task that walks writable layers.
@@ -103,7 +104,7 @@ impl Daemon {
             node: node::facts(&cgroups),
             selinux: selinux::contexts(),
             choosing_labels: tokio::sync::Mutex::default(),
-            handlers: probe(&config, &programs),
+            handlers: Handlers::ask(programs_of(&config), &programs),
             programs,
             cgroups,
             layer_walk: Arc::default(),
@@ -117,12 +118,22 @@ impl Daemon {
 
     /// The sandbox whose id, or unique beginning of it, is `id`.
     pub fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, Error> {
-        self.sandboxes.find(id).ok_or_else(|| Error::NotFound { kind: "pod sandbox", id: id.into() })
+        self.find_sandbox(id)?.ok_or_else(|| Error::NotFound { kind: "pod sandbox", id: id.into() })
     }
 
     /// The container whose id, or unique beginning of it, is `id`.
     pub fn container(&self, id: &str) -> Result<Arc<Container>, Error> {
-        self.containers.find(id).ok_or_else(|| Error::NotFound { kind: "container", id: id.into() })
+        self.find_container(id)?.ok_or_else(|| Error::NotFound { kind: "container", id: id.into() })
+    }
+
+    /// As [`Daemon::sandbox`], for a caller to whom one that is not there is no error.
+    pub fn find_sandbox(&self, id: &str) -> Result<Option<Arc<Sandbox>>, Error> {
+        self.sandboxes.look_up(id).map_err(|Ambiguous| ambiguous("pod_sandbox_id", id))
+    }
+
+    /// As [`Daemon::container`], for a caller to whom one that is not there is no error.
+    pub fn find_container(&self, id: &str) -> Result<Option<Arc<Container>>, Error> {
+        self.containers.look_up(id).map_err(|Ambiguous| ambiguous("container_id", id))
     }
 
     /// Containers of a pod.
@@ -161,11 +172,24 @@ impl Daemon {
         Ok(OciRuntime { name: name.to_string(), path: path.clone(), args: args.clone(), root })
     }
 
+    /// What the OCI runtime of a handler can do. Blocks where it has to be asked.
+    pub fn handler_facts(&self, name: &str) -> Result<HandlerFacts, Error> {
+        self.handlers.facts(name, &self.programs).map_err(|error| Error::FailedPrecondition {
+            kind: "runtime handler",
+            id: name.into(),
+            reason: format!("cannot be used: {error}"),
+        })
+    }
+
     /// The cgroup at `path`, as a record or the OCI runtime names it.
     pub fn cgroup(&self, path: &str) -> Result<Cgroup, Error> {
         let path = CgroupPath::recorded(path).map_err(|error| Error::Internal(error.to_string()))?;
         Ok(Cgroup::new(&self.cgroups, path))
     }
+}
+
+fn ambiguous(field: &'static str, id: &str) -> Error {
+    Error::InvalidArgument { field, reason: format!("ambiguous id prefix {id:?}: several ids begin so") }
 }
 
 fn try_owners(layer: PathBuf, empty: &Path) -> std::io::Result<()> {
@@ -175,16 +199,8 @@ fn try_owners(layer: PathBuf, empty: &Path) -> std::io::Result<()> {
     Overlay { layers: &[layer], empty, writable: None, owners, label: None }.probe()
 }
 
-/// Asks all OCI runtimes at once what they can do: each question is a program's start.
-fn probe(config: &Config, programs: &ProgramCopies) -> BTreeMap<String, HandlerFacts> {
-    std::thread::scope(|scope| {
-        let ask = |(name, handler): (&String, &HandlerConfig)| {
-            let (name, path) = (name.clone(), handler.path.clone());
-            scope.spawn(move || (name, oci::probe(&path, programs.get(&path).as_deref())))
-        };
-        let asked: Vec<_> = config.runtime.handlers.iter().map(ask).collect();
-        asked.into_iter().filter_map(|thread| thread.join().ok()).collect()
-    })
+fn programs_of(config: &Config) -> BTreeMap<String, PathBuf> {
+    config.runtime.handlers.iter().map(|(name, handler)| (name.clone(), handler.path.clone())).collect()
 }
 
 fn image_config(config: &Config) -> image::Config {

@@ -67,10 +67,14 @@ pub enum Error {
     #[error("{0} was aborted by a stop")]
     Aborted(String),
     /// A reader of events does not keep up. It lists anew and subscribes again.
-    #[error("the reader is more than {events} events behind: list again and subscribe again")]
+    #[error(
+        "the reader is more than {events} events or {mebibytes} MiB behind: list again and subscribe again"
+    )]
     Behind {
-        /// What it may be behind.
+        /// How many it may be behind.
         events: usize,
+        /// How much it may be behind.
+        mebibytes: usize,
     },
     /// Something bounded is used up.
     #[error("there are {limit} {what}, the most that there may be")]

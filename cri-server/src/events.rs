@@ -9,7 +9,7 @@
 //! since a kubelet does not list again when it reconnects. Knows neither gRPC nor how an event is made up.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ use crate::store;
 
 /// Events that a reader may be behind.
 const QUEUE: usize = 1024;
+/// Most bytes of them, as they go over the wire.
+const QUEUE_BYTES: usize = 16 << 20;
 /// Most bytes of events that are kept while nobody listens.
 const KEPT_BYTES: usize = 1 << 20;
 /// Longest time that an event is kept while nobody listens.
@@ -46,8 +48,20 @@ struct Hub {
 /// The hub's end of a reader.
 #[derive(Debug)]
 struct Outlet {
-    queue: mpsc::Sender<Arc<ContainerEventResponse>>,
-    behind: Arc<AtomicBool>,
+    queue: mpsc::Sender<Weighed>,
+    backlog: Arc<Backlog>,
+}
+
+/// An event and its length, bytes.
+type Weighed = (Arc<ContainerEventResponse>, usize);
+
+/// What hub and reader know of a reader's queue.
+#[derive(Debug, Default)]
+struct Backlog {
+    /// Length of what is in it.
+    bytes: AtomicUsize,
+    /// It was full.
+    behind: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -60,8 +74,8 @@ struct Kept {
 #[derive(Debug)]
 pub struct Reader {
     kept: VecDeque<Kept>,
-    queue: mpsc::Receiver<Arc<ContainerEventResponse>>,
-    behind: Arc<AtomicBool>,
+    queue: mpsc::Receiver<Weighed>,
+    backlog: Arc<Backlog>,
 }
 
 impl Events {
@@ -88,16 +102,16 @@ impl Events {
     pub fn subscribe(&self) -> Reader {
         let mut hub = self.hub();
         let (sender, queue) = mpsc::channel(QUEUE);
-        let behind = Arc::new(AtomicBool::new(false));
+        let backlog = Arc::<Backlog>::default();
         hub.kept_bytes = 0;
         let kept = std::mem::take(&mut hub.kept);
         if !hub.closed {
-            hub.outlets.push(Outlet { queue: sender, behind: behind.clone() });
+            hub.outlets.push(Outlet { queue: sender, backlog: backlog.clone() });
         }
         Reader {
             kept: kept.into_iter().filter(|kept| kept.since.elapsed() < KEPT_FOR).collect(),
             queue,
-            behind,
+            backlog,
         }
     }
 
@@ -115,14 +129,8 @@ impl Events {
 
 impl Hub {
     fn publish(&mut self, event: Arc<ContainerEventResponse>) {
-        self.outlets.retain(|outlet| match outlet.queue.try_send(event.clone()) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                outlet.behind.store(true, Ordering::Relaxed);
-                false
-            }
-        });
+        let length = event.encoded_len();
+        self.outlets.retain(|outlet| outlet.offer(&event, length));
         if self.outlets.is_empty() {
             self.keep(event);
         }
@@ -142,6 +150,24 @@ impl Hub {
     }
 }
 
+impl Outlet {
+    /// Puts an event into the queue; false where this ends the subscription.
+    fn offer(&self, event: &Arc<ContainerEventResponse>, length: usize) -> bool {
+        // Counted first, so that the reader never takes away what is not there.
+        let before = self.backlog.bytes.fetch_add(length, Ordering::Relaxed);
+        // A single event always has room.
+        if before == 0 || before + length <= QUEUE_BYTES {
+            match self.queue.try_send((event.clone(), length)) {
+                Ok(()) => return true,
+                Err(mpsc::error::TrySendError::Closed(_)) => return false,
+                Err(mpsc::error::TrySendError::Full(_)) => {}
+            }
+        }
+        self.backlog.behind.store(true, Ordering::Relaxed);
+        false
+    }
+}
+
 impl Reader {
     /// The next event; an error when this reader has fallen too far behind, which ends the subscription; `None` when
     /// it has ended.
@@ -150,9 +176,13 @@ impl Reader {
             return Some(Ok(owned(kept.event)));
         }
         match self.queue.recv().await {
-            Some(event) => Some(Ok(owned(event))),
+            Some((event, length)) => {
+                self.backlog.bytes.fetch_sub(length, Ordering::Relaxed);
+                Some(Ok(owned(event)))
+            }
             None => {
-                self.behind.swap(false, Ordering::Relaxed).then_some(Err(Error::Behind { events: QUEUE }))
+                let behind = self.backlog.behind.swap(false, Ordering::Relaxed);
+                behind.then_some(Err(Error::Behind { events: QUEUE, mebibytes: QUEUE_BYTES >> 20 }))
             }
         }
     }
@@ -212,6 +242,26 @@ mod tests {
         assert_eq!(heard(&mut slow, QUEUE).await.last(), Some(&((QUEUE - 1).to_string(), 0)));
         assert!(matches!(slow.next().await, Some(Err(Error::Behind { .. }))));
         assert!(slow.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn large_events_fill_a_queue_before_many_do() {
+        let events = Events::default();
+        let mut slow = events.subscribe();
+        let large = "x".repeat(256 << 10);
+        let fit = QUEUE_BYTES / large.len() - 1;
+        (0..2 * fit).for_each(|_| tell(&events, &Mutex::default(), &large, Stage::Created));
+        heard(&mut slow, fit).await;
+        assert!(matches!(slow.next().await, Some(Err(Error::Behind { .. }))));
+        // One that reads may hear as much as there is, and one event may be larger than all that fit.
+        // What nobody heard is for somebody else.
+        drop(events.subscribe());
+        let mut quick = events.subscribe();
+        for length in [1, 2 * QUEUE_BYTES, large.len(), large.len()] {
+            let id = "x".repeat(length);
+            tell(&events, &Mutex::default(), &id, Stage::Created);
+            assert_eq!(heard(&mut quick, 1).await, [(id, 0)]);
+        }
     }
 
     #[tokio::test]

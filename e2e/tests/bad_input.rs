@@ -114,6 +114,41 @@ async fn incomplete_requests_name_what_is_missing() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_kernel_refuses_is_the_fields_fault() -> Result<()> {
+    let Some(case) = open("what_a_kernel_refuses_is_the_fields_fault").await? else { return Ok(()) };
+    let cri = &case.cri;
+    let long = api::PodSandboxConfig { hostname: "h".repeat(65), ..cri.pod("long") };
+    check("a long host name", cri.run_pod(&long).await, Code::InvalidArgument, "config.hostname")?;
+    for (name, value) in [
+        ("kernel.shm_rmid_forced", "7"),
+        ("net.ipv4.ip_unprivileged_port_start", "99999999"),
+        ("net.ipv4.conf.all.forwarding", "x"),
+        ("net.ipv4.no_such_thing", "1"),
+    ] {
+        let mut pod = cri.pod("sysctl");
+        pod.linux.get_or_insert_default().sysctls.insert(name.to_owned(), value.to_owned());
+        let refused = cri.run_pod(&pod).await;
+        check(name, refused.clone(), Code::InvalidArgument, "config.linux.sysctls")?;
+        check(name, refused, Code::InvalidArgument, name)?;
+    }
+    let longest = api::PodSandboxConfig { hostname: "h".repeat(64), ..cri.pod("longest") };
+    let pod_id = cri.run_pod(&longest).await?;
+    cri.end_pod(&pod_id).await?;
+    case.close()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_not_served_say_so() -> Result<()> {
+    let Some(case) = open("calls_that_are_not_served_say_so").await? else { return Ok(()) };
+    let mut runtime = case.cri.runtime.clone();
+    let checkpoint = runtime.checkpoint_pod(api::CheckpointPodRequest::default()).await;
+    check("checkpoint", checkpoint, Code::Unimplemented, "CheckpointPod")?;
+    let restore = runtime.restore_pod(api::RestorePodRequest::default()).await;
+    check("restore", restore, Code::Unimplemented, "RestorePod")?;
+    case.close()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_is_not_there_fails_the_start() -> Result<()> {
     let Some(case) = open("a_command_that_is_not_there_fails_the_start").await? else { return Ok(()) };
     let cri = &case.cri;
@@ -268,10 +303,10 @@ async fn a_missing_oci_runtime_is_named() -> Result<()> {
 /// An edit of a valid configuration, and the words that the daemon's last message must have.
 const BROKEN_CONFIGS: [(&str, &str, &[&str]); 6] = [
     ("log_level = ", "log_levle = ", &["log_levle", "line"]),
-    ("default_handler = \"crun\"", "default_handler = \"nope\"", &["default_handler", "nope"]),
+    ("default_handler = \"crun\"", "default_handler = \"nope\"", &["default_handler", "nope", "line"]),
     ("driver = \"cgroupfs\"", "driver = \"cgroups\"", &["driver", "cgroups"]),
     ("concurrent_downloads = 6", "concurrent_downloads = \"six\"", &["concurrent_downloads", "line"]),
-    ("root = \"/", "root = \"relative/", &["root", "relative/"]),
+    ("root = \"/", "root = \"relative/", &["root", "relative/", "line"]),
     ("[cni]", "[cni", &["line"]),
 ];
 

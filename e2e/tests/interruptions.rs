@@ -177,6 +177,33 @@ async fn a_client_that_dies_in_a_large_copy_ends_it() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_ends_with_the_client_of_its_exec_sync() -> Result<()> {
+    let Some(case) = open("a_command_ends_with_the_client_of_its_exec_sync").await? else { return Ok(()) };
+    let (pod_id, id) = case.sleeper(&case.cri.pod("left")).await?;
+    let alone = case.node.ancestry().of_pod(&pod_id)?.len();
+    // Without a timeout; the child is in the same session.
+    let line = "trap '' HUP TERM; echo much; sleep 100000 & sleep 100000";
+    let calling = tokio::spawn({
+        let (cri, id) = (case.cri.clone(), id.clone());
+        async move { cri.exec(&id, &["sh", "-c", line], 0).await }
+    });
+    wait::until("the command", PATIENCE, || {
+        let now = case.node.ancestry().of_pod(&pod_id)?.len();
+        ensure!(now >= alone + 2, "{now} processes, {alone} before");
+        Ok(())
+    })?;
+    calling.abort();
+    ensure!(calling.await.is_err_and(|error| error.is_cancelled()));
+    wait::until("the end of the command", PATIENCE, || {
+        let left = case.node.ancestry().of_pod(&pod_id)?.len();
+        ensure!(left == alone, "{left} processes, {alone} before");
+        Ok(())
+    })?;
+    case.cri.end_pod(&pod_id).await?;
+    case.close()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn output_without_end_is_cut_and_children_do_not_keep_an_answer() -> Result<()> {
     let test = "output_without_end_is_cut_and_children_do_not_keep_an_answer";
     let Some(case) = open(test).await? else { return Ok(()) };

@@ -1,5 +1,7 @@
 //! What a checkpoint needs of the node, and the archive that one is.
 
+mod layer;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -57,13 +59,10 @@ impl Parts {
         append(&mut archive, "spec.dump", &std::fs::read(&self.spec)?)?;
         archive.append_dir_all("checkpoint", &self.images)?;
         // The layer is the container's: it may grow while it is read, and goes to a file of its own first.
-        let layer = tempfile(part)?;
-        let mut inner = tar::Builder::new(&layer);
-        inner.follow_symlinks(false);
-        inner.append_dir_all(".", &self.layer)?;
-        inner.finish()?;
-        drop(inner);
-        let mut layer = layer;
+        let mut inner = tar::Builder::new(tempfile(part)?);
+        layer::append(&mut inner, &self.layer)
+            .map_err(|error| io::Error::new(error.kind(), format!("the writable layer: {error}")))?;
+        let mut layer = inner.into_inner()?;
         io::Seek::rewind(&mut layer)?;
         archive.append_file("rootfs-diff.tar", &mut layer)?;
         archive.into_inner()?.sync_all()

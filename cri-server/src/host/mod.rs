@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod checkpoint;
 pub mod cni;
 pub mod fs;
+pub mod handlers;
 #[allow(unsafe_code)]
 pub mod idmap;
 pub mod kept;

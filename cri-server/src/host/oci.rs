@@ -15,10 +15,11 @@ const ANSWER_LIMIT: u64 = 1 << 20;
 const PROBE: Duration = Duration::from_secs(10);
 
 /// What an OCI runtime can do: from its `features`, or from its version where it has none. Run from `copy`, if any.
-pub fn probe(program: &Path, copy: Option<&ProgramCopy>) -> HandlerFacts {
+/// `None` when it does not say which one it is: then nothing is known of it.
+pub fn probe(program: &Path, copy: Option<&ProgramCopy>) -> Option<HandlerFacts> {
     let from_memory = copy.map(ProgramCopy::path);
     let program = from_memory.as_deref().unwrap_or(program);
-    let version = version(program).unwrap_or_default();
+    let version = version(program)?;
     let (recursive_read_only, user_namespaces) = match ask(program, "features") {
         Some(features) => (lists_rro(&features), lists_user_namespaces(&features)),
         None => (is_recent_crun(&version), is_recent_crun(&version)),
@@ -29,7 +30,7 @@ pub fn probe(program: &Path, copy: Option<&ProgramCopy>) -> HandlerFacts {
         user_namespaces: availability(user_namespaces),
         ..HandlerFacts::default()
     };
-    match version.starts_with("youki") {
+    Some(match version.starts_with("youki") {
         // Its features do not list `rro`, which it knows all the same.
         true => HandlerFacts {
             recursive_read_only: Availability::Present,
@@ -41,7 +42,7 @@ pub fn probe(program: &Path, copy: Option<&ProgramCopy>) -> HandlerFacts {
             ..facts
         },
         false => facts,
-    }
+    })
 }
 
 /// What an OCI runtime says of its version and of how it was built.
@@ -49,10 +50,10 @@ pub fn version(program: &Path) -> Option<String> {
     ask(program, "--version")
 }
 
-/// Whether the program says that it is crun or youki, which run from a copy of themselves.
-pub fn copies_itself(program: &Path) -> bool {
+/// Whether the program says that it is crun or youki, which run from a copy of themselves; `None` when it says nothing.
+pub fn copies_itself(program: &Path) -> Option<bool> {
     let is = |version: String| version.starts_with("crun version ") || version.starts_with("youki ");
-    version(program).is_some_and(is)
+    version(program).map(is)
 }
 
 #[allow(clippy::disallowed_methods, reason = "host/ starts programs")]

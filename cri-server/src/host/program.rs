@@ -129,7 +129,8 @@ struct Kept {
 }
 
 impl ProgramCopies {
-    /// The copy of the program at `path` as that is now, none where it is run from its file. Blocks.
+    /// The copy of the program at `path` as that is now, none where it is run from its file. A program that did not
+    /// answer is asked again the next time. Blocks.
     pub fn get(&self, path: &Path) -> Option<Arc<ProgramCopy>> {
         let original = FileIdentity::of(path).ok()?;
         let known =
@@ -137,7 +138,7 @@ impl ProgramCopies {
         if let Some(copy) = known {
             return copy;
         }
-        let copy = useful_copy(path).map(Arc::new);
+        let copy = useful_copy(path).ok()?.map(Arc::new);
         self.lock().insert(path.to_owned(), Kept { original, copy: copy.clone() });
         copy
     }
@@ -147,13 +148,24 @@ impl ProgramCopies {
     }
 }
 
+/// The program did not say what it is.
+struct Unknown;
+
 /// A copy that was seen to run.
-fn useful_copy(path: &Path) -> Option<ProgramCopy> {
+fn useful_copy(path: &Path) -> Result<Option<ProgramCopy>, Unknown> {
     match ProgramCopy::make(path) {
-        Ok(copy) => oci::copies_itself(&copy.path()).then_some(copy),
+        Ok(copy) => match oci::copies_itself(&copy.path()) {
+            Some(true) => Ok(Some(copy)),
+            Some(false) => Ok(None),
+            // A script does not run from memory, and is none of those that gain.
+            None => match oci::copies_itself(path) {
+                Some(false) => Ok(None),
+                Some(true) | None => Err(Unknown),
+            },
+        },
         Err(error) => {
             tracing::info!(program = %path.display(), %error, "cannot be copied into memory");
-            None
+            Ok(None)
         }
     }
 }

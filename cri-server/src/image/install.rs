@@ -35,7 +35,8 @@ pub(crate) struct Installed {
     pub lease: Lease,
 }
 
-/// Locks by diff-id: who holds one fetches that layer.
+/// Locks by diff-id: who holds one fetches that layer. Nobody waits for one for ever: whose it is may be slow, and a
+/// diff-id is only what some configuration claims.
 #[derive(Default)]
 pub(crate) struct LayerLocks(Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>);
 
@@ -84,7 +85,7 @@ async fn one_layer<S: LayerSource>(
 ) -> Result<(LayerKey, Lease), ImageError> {
     let keys = [LayerKey::Chain(wanted.chain_id), LayerKey::Diff(wanted.diff_id)];
     let lock = store.inner.pulls.locks.get(wanted.diff_id);
-    let _held = lock.lock().await;
+    let _held = tokio::time::timeout(store.inner.config.layer_wait, lock.lock()).await.ok();
     let mut lease = Lease::new(&store.inner);
     if let Some(key) = lease.add_first(&keys) {
         return Ok((key, lease));

@@ -70,10 +70,9 @@ async fn find_or_make(
     let container = Container::new(record, directory.clone());
     container.keep_layers(images.lease);
     let _operation = container.operation.lock().await;
-    blocking(move || pod_files::make_directory(&directory, 0o711))
-        .await?
-        .map_err(Error::host("make the directory of the container's record"))?;
-    container.enter(ContainerState::Creating)?;
+    let recorded = container.clone();
+    let first = move || recorded.enter(ContainerState::Creating);
+    blocking(move || pod_files::make_recorded(&directory, 0o711, first)).await??;
     daemon.containers.insert(container.id.as_str(), container.clone());
     match make(&daemon, &sandbox, &container, &images.own).await {
         Ok(()) => Ok(container.id.clone()),
@@ -326,7 +325,7 @@ impl Bundle {
         let config = &record.config;
         let seccomp_profile = resolve::seccomp_profile(config)?;
         let labels = labels::of_container(&self.sandbox, config);
-        let handler = self.daemon.handlers.get(&record.handler).cloned().unwrap_or_default();
+        let handler = self.daemon.handler_facts(&record.handler)?;
         let inputs = spec::Inputs {
             config,
             sandbox: &self.sandbox.fixed.config,

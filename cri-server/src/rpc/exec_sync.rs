@@ -1,7 +1,8 @@
 //! ExecSync: runs a command in a container and returns what it printed and how it ended.
 //!
 //! Output is capped and the rest drained, so that a command that prints without end neither blocks nor grows the
-//! daemon. A background child that keeps the output open delays the answer by a bounded drain, no more.
+//! daemon. A background child that keeps the output open delays the answer by a bounded drain, no more. When the client
+//! goes, the call is dropped: the command is killed, and the readers of its output end.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use proto::cri::{PodSandboxStatusRequest, PodSandboxStatusResponse};
+use proto::cri::{LinuxContainerResources, PodSandboxStatusRequest, PodSandboxStatusResponse};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::model::sandbox::SandboxState;
-use crate::steps::convert;
+use crate::steps::{announce, convert};
 use crate::store;
 use crate::store::sandbox::Sandbox;
 
@@ -21,12 +21,10 @@ pub fn pod_sandbox_status(
     if sandbox.state() == SandboxState::Creating {
         return Err(Error::NotFound { kind: "pod sandbox", id: id.clone() });
     }
-    let statuses = daemon.containers_of(sandbox.id());
-    let containers_statuses = statuses.iter().map(|c| convert::container_status(&c.record())).collect();
     Ok(PodSandboxStatusResponse {
         status: Some(convert::sandbox_status(&sandbox)),
         info: if request.verbose { info(daemon, &sandbox) } else { BTreeMap::new() },
-        containers_statuses,
+        containers_statuses: announce::statuses(daemon, sandbox.id()),
         timestamp: store::now(),
     })
 }
@@ -42,6 +40,7 @@ fn process(daemon: &Daemon, sandbox: &Sandbox) -> i32 {
 fn info(daemon: &Daemon, sandbox: &Sandbox) -> BTreeMap<String, String> {
     let fixed = &sandbox.fixed;
     let monitor = sandbox.monitor();
+    let resources = sandbox.resources();
     let info = serde_json::json!({
         "id": fixed.id,
         "pid": process(daemon, sandbox),
@@ -49,8 +48,19 @@ fn info(daemon: &Daemon, sandbox: &Sandbox) -> BTreeMap<String, String> {
         "runtimeHandler": fixed.runtime_handler,
         "namespaces": fixed.pins,
         "cgroupParent": fixed.cgroup_parent,
+        "resources": resources.sum.as_ref().map(limits),
+        "overhead": resources.overhead.as_ref().map(limits),
         "state": sandbox.state(),
         "directory": daemon.paths.pod_state(sandbox.id()),
     });
     BTreeMap::from([("info".to_string(), info.to_string())])
+}
+
+fn limits(resources: &LinuxContainerResources) -> serde_json::Value {
+    serde_json::json!({
+        "cpuPeriod": resources.cpu_period,
+        "cpuQuota": resources.cpu_quota,
+        "cpuShares": resources.cpu_shares,
+        "memoryLimitInBytes": resources.memory_limit_in_bytes,
+    })
 }

@@ -13,7 +13,7 @@ pub async fn remove_container(
     daemon: &Arc<Daemon>,
     request: RemoveContainerRequest,
 ) -> Result<RemoveContainerResponse, Error> {
-    let Some(container) = daemon.containers.find(&request.container_id) else {
+    let Some(container) = daemon.find_container(&request.container_id)? else {
         return Ok(RemoveContainerResponse {});
     };
     let _operation = container.operation.lock().await;

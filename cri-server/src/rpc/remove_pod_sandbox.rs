@@ -13,7 +13,7 @@ pub async fn remove_pod_sandbox(
     daemon: &Arc<Daemon>,
     request: RemovePodSandboxRequest,
 ) -> Result<RemovePodSandboxResponse, Error> {
-    let Some(sandbox) = daemon.sandboxes.find(&request.pod_sandbox_id) else {
+    let Some(sandbox) = daemon.find_sandbox(&request.pod_sandbox_id)? else {
         return Ok(RemovePodSandboxResponse {});
     };
     sandbox.abort.cancel();

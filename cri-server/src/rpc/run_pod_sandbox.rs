@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proto::cri::{NamespaceMode, PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse};
+use rustix::io::Errno;
 
 use crate::daemon::Daemon;
 use crate::detached::blocking;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::host::cni::{Attachment, Resolver};
-use crate::host::monitor::Monitor;
+use crate::host::monitor::{Monitor, MonitorError};
 use crate::model::id::PodId;
 use crate::model::name::Name;
 use crate::model::sandbox::{Pins, SandboxState};
@@ -42,13 +43,15 @@ pub async fn run_pod_sandbox(
 }
 
 /// Refuses a pod with a user namespace where the handler or the kernel cannot serve it: it would be served with less.
-async fn user_namespaces(daemon: &Daemon, handler: &str) -> Result<(), Error> {
-    let lacking = match daemon.handlers.get(handler).map(|facts| facts.user_namespaces) {
-        Some(Availability::Present) if daemon.user_namespaces().await == Availability::Present => {
+async fn user_namespaces(daemon: &Arc<Daemon>, handler: &str) -> Result<(), Error> {
+    let (asking, name) = (daemon.clone(), handler.to_owned());
+    let facts = blocking(move || asking.handler_facts(&name)).await??;
+    let lacking = match facts.user_namespaces {
+        Availability::Present if daemon.user_namespaces().await == Availability::Present => {
             return Ok(());
         }
-        Some(Availability::Present) => "the kernel cannot show layers with other owners".into(),
-        _ => format!("the OCI runtime of handler {handler:?} has none"),
+        Availability::Present => "the kernel cannot show layers with other owners".into(),
+        Availability::Missing => format!("the OCI runtime of handler {handler:?} has none"),
     };
     Err(SpecError::Unsupported { feature: "a user namespace".into(), reason: lacking }.into())
 }
@@ -77,18 +80,19 @@ async fn find_or_make(
     let directory = daemon.paths.pod(&record.id);
     let sandbox = Sandbox::new(record, directory.clone());
     let _operation = sandbox.operation.lock().await;
-    blocking(move || pod_files::make_directory(&directory, 0o700))
-        .await?
-        .map_err(Error::host("make the directory of the pod's record"))?;
-    sandbox.enter(SandboxState::Creating)?;
+    let recorded = sandbox.clone();
+    let first = move || recorded.enter(SandboxState::Creating);
+    blocking(move || pod_files::make_recorded(&directory, 0o700, first)).await??;
     daemon.sandboxes.insert(sandbox.id().as_str(), sandbox.clone());
     drop(choosing);
     match make(&daemon, &sandbox).await {
         Ok(()) => Ok(sandbox.id().clone()),
         Err(error) => {
-            let left = teardown::erase_sandbox(&daemon, &sandbox).await;
-            if !left.is_empty() {
-                sandbox.enter(sandbox.state().stopped())?;
+            let mut left = teardown::erase_sandbox(&daemon, &sandbox).await;
+            if !left.is_empty()
+                && let Err(unwritten) = sandbox.end()
+            {
+                left.push(chain(&unwritten));
             }
             Err(teardown::undone(error, left, format!("make pod sandbox {}", sandbox.id())))
         }
@@ -123,17 +127,27 @@ fn plan(daemon: &Daemon, config: PodSandboxConfig, runtime_handler: String) -> R
         runtime_handler,
         pins,
         cgroup_parent,
-        resources: PodResources::default(),
+        resources: told(&config),
         selinux: labels::of_pod(daemon, &config)?,
         state: SandboxState::Creating,
         config,
     })
 }
 
+/// What the kubelet says of the pod's resources. It has given them to the pod's cgroup itself: a change starts from them.
+fn told(config: &PodSandboxConfig) -> PodResources {
+    let linux = config.linux.as_ref();
+    PodResources {
+        sum: linux.and_then(|linux| linux.resources.clone()),
+        overhead: linux.and_then(|linux| linux.overhead.clone()),
+    }
+}
+
 async fn make(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
     let (paths, id, config) = (daemon.paths.clone(), sandbox.id().clone(), sandbox.fixed.config.clone());
     blocking(move || pod_files::prepare(&paths, &id, &config)).await??;
-    let monitor = Monitor::spawn(&daemon.config.monitor, &setup(daemon, sandbox)?).await?;
+    let spawned = Monitor::spawn(&daemon.config.monitor, &setup(daemon, sandbox)?).await;
+    let monitor = spawned.map_err(refused_sysctl)?;
     supervise::follow(daemon, sandbox, monitor);
     let ips = attach(daemon, sandbox).await?;
     if sandbox.abort.is_cancelled() {
@@ -154,6 +168,17 @@ async fn make(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) -> Result<(), Error>
         Some(_) => Ok(()),
         None => Err(Error::Aborted(format!("making pod sandbox {}: its monitor died", sandbox.id()))),
     }
+}
+
+/// What the kernel will not have as the value of a sysctl is the request's fault; other failures are as they are.
+fn refused_sysctl(error: MonitorError) -> Error {
+    let MonitorError::Setup(failure) = &error else { return error.into() };
+    let refusals = [Errno::INVAL, Errno::RANGE, Errno::NOENT].map(|errno| errno.raw_os_error());
+    let refused = |errno: &i32| failure.message.ends_with(&format!("(os error {errno})"));
+    if failure.message.starts_with("setting sysctl ") && refusals.iter().any(refused) {
+        return invalid("config.linux.sysctls", failure.message.clone());
+    }
+    error.into()
 }
 
 /// Connects the pod to the network. Returns its addresses, the primary one first.

@@ -47,8 +47,9 @@ fn runtime_problem(daemon: &Daemon) -> Option<String> {
 
 /// Every handler, and the default one under the empty name too, as the kubelet looks it up.
 fn handlers(daemon: &Daemon, node: Availability) -> Vec<RuntimeHandler> {
-    let default = daemon.handlers.get(&daemon.config.runtime.default_handler).map(|facts| ("", facts));
-    let named = daemon.handlers.iter().map(|(name, facts)| (name.as_str(), facts));
+    let known = daemon.handlers.last_known();
+    let default = known.get(&daemon.config.runtime.default_handler).map(|facts| ("", facts));
+    let named = known.iter().map(|(name, facts)| (name.as_str(), facts));
     let handler = |(name, facts): (&str, &HandlerFacts)| RuntimeHandler {
         name: name.into(),
         features: Some(RuntimeHandlerFeatures {

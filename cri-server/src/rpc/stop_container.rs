@@ -26,7 +26,7 @@ pub async fn stop_container(
 ) -> Result<StopContainerResponse, Error> {
     let grace = u64::try_from(request.timeout)
         .map_err(|_| invalid("timeout", format!("expected 0 or more seconds, got {}", request.timeout)))?;
-    let Some(container) = daemon.containers.find(&request.container_id) else {
+    let Some(container) = daemon.find_container(&request.container_id)? else {
         return Ok(StopContainerResponse {});
     };
     if container.state().stop() == Step::AlreadyDone {

@@ -13,7 +13,7 @@ pub async fn stop_pod_sandbox(
     daemon: &Arc<Daemon>,
     request: StopPodSandboxRequest,
 ) -> Result<StopPodSandboxResponse, Error> {
-    let Some(sandbox) = daemon.sandboxes.find(&request.pod_sandbox_id) else {
+    let Some(sandbox) = daemon.find_sandbox(&request.pod_sandbox_id)? else {
         return Ok(StopPodSandboxResponse {});
     };
     sandbox.abort.cancel();
@@ -23,8 +23,10 @@ pub async fn stop_pod_sandbox(
         return Err(Error::Internal(format!("stop pod sandbox {}: {}", sandbox.id(), left.join("; "))));
     }
     if daemon.sandboxes.find(sandbox.id().as_str()).is_some() {
-        sandbox.enter(sandbox.state().stopped())?;
+        // What is released is not ready, whether or not the disk can be told.
+        let written = sandbox.end();
         announce::sandbox(daemon, &sandbox);
+        written?;
     }
     Ok(StopPodSandboxResponse {})
 }

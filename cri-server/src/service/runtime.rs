@@ -151,9 +151,8 @@ impl runtime_service_server::RuntimeService for Service {
     }
 
     async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
-        let daemon = self.daemon.clone();
-        let work = async move { rpc::exec_sync::exec_sync(&daemon, request.into_inner()).await };
-        Ok(Response::new(detached(work).await?))
+        // Not detached: what is dropped when its client goes is killed.
+        Ok(Response::new(rpc::exec_sync::exec_sync(&self.daemon, request.into_inner()).await?))
     }
 
     async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {

@@ -66,7 +66,8 @@ fn sandbox_reached(daemon: &Daemon, sandbox: &Sandbox, look: impl FnOnce() -> St
     });
 }
 
-fn statuses(daemon: &Daemon, pod: &PodId) -> Vec<ContainerStatus> {
+/// The statuses of a pod's containers; one that is still being made is not there yet.
+pub fn statuses(daemon: &Daemon, pod: &PodId) -> Vec<ContainerStatus> {
     let records = daemon.containers_of(pod).into_iter().map(|container: Arc<Container>| container.record());
     let made = records.filter(|record| record.state != ContainerState::Creating);
     made.map(|record| convert::container_status(&record)).collect()

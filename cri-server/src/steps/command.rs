@@ -48,7 +48,7 @@ pub struct Command {
     monitor: Monitor,
     exec_id: String,
     container_id: ContainerId,
-    process: PathBuf,
+    process: ProcessFile,
     events: broadcast::Receiver<Event>,
     reconnects: watch::Receiver<u64>,
     progress: Progress,
@@ -85,9 +85,10 @@ impl Command {
     ) -> Result<Self, Error> {
         let exec_id = ContainerId::generate().to_string();
         let bundle = daemon.paths.bundle(&container.id);
-        let process = bundle.join(teardown::process_file(&exec_id));
-        let target = process.clone();
-        blocking(move || write_process(&bundle, &target, command_line, console)).await??;
+        let process = ProcessFile(bundle.join(teardown::process_file(&exec_id)));
+        // Goes with the one who writes it where nobody waits for that.
+        let write = move || write_process(&bundle, &process.0, command_line, console).map(|()| process);
+        let process = blocking(write).await??;
         Ok(Self {
             events: monitor.events(),
             reconnects: monitor.reconnects(),
@@ -104,12 +105,12 @@ impl Command {
         let exec = Exec {
             exec_id: self.exec_id.clone(),
             container_id: self.container_id.to_string(),
-            process: self.process.clone(),
+            process: self.process.0.clone(),
             stdio,
         };
         self.progress = Progress::Started;
         let started = self.monitor.exec(exec).await;
-        remove(&self.process);
+        self.process.remove();
         match started {
             Ok(execed) => Ok(execed.terminal),
             Err(error @ MonitorError::Lost { .. }) => self.started_unheard(error).await.map(|()| None),
@@ -217,7 +218,6 @@ impl Command {
 
 impl Drop for Command {
     fn drop(&mut self) {
-        remove(&self.process);
         if self.progress == Progress::Started
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
@@ -233,12 +233,23 @@ async fn kill(monitor: &Monitor, exec_id: String) {
     }
 }
 
-fn remove(process: &Path) {
-    match std::fs::remove_file(process) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::debug!(path = %process.display(), %error, "stays until the container goes");
+/// What the OCI runtime reads of a command; it is not left behind.
+struct ProcessFile(PathBuf);
+
+impl ProcessFile {
+    fn remove(&self) {
+        match std::fs::remove_file(&self.0) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::debug!(path = %self.0.display(), %error, "stays until the container goes");
+            }
+            _removed => {}
         }
-        _removed => {}
+    }
+}
+
+impl Drop for ProcessFile {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

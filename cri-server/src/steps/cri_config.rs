@@ -6,6 +6,9 @@ use crate::error::Error;
 use crate::host::cni::{PortMapping, Protocol};
 use crate::spec;
 
+/// Longest host name that the kernel takes, bytes.
+const HOSTNAME_MAX: usize = 64;
+
 /// The namespace modes of a pod sandbox; absent options are CRI's zero values.
 pub fn namespace_options(config: &PodSandboxConfig) -> NamespaceOption {
     config
@@ -36,6 +39,10 @@ pub fn check_sandbox(config: &PodSandboxConfig) -> Result<(), Error> {
         plain(field, value)?;
     }
     plain("config.hostname", &config.hostname)?;
+    if config.hostname.len() > HOSTNAME_MAX {
+        let reason = format!("expected at most {HOSTNAME_MAX} bytes, got {}", config.hostname.len());
+        return Err(invalid("config.hostname", reason));
+    }
     check_log_directory(&config.log_directory)?;
     check_dns(config)?;
     port_mappings(config)?;
@@ -173,6 +180,8 @@ mod tests {
         check(&|c| c.log_directory = "var/log".into(), Some("config.log_directory"));
         check(&|c| c.log_directory = "/var/log/../../etc".into(), Some("config.log_directory"));
         check(&|c| c.hostname = "a\nb".into(), Some("config.hostname"));
+        check(&|c| c.hostname = "h".repeat(65), Some("config.hostname"));
+        check(&|c| c.hostname = "h".repeat(64), None);
         let dns = |server: &str| DnsConfig { servers: vec![server.into()], ..Default::default() };
         check(
             &|c| c.dns_config = Some(dns("1.1.1.1\nnameserver 6.6.6.6")),

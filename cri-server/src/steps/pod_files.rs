@@ -16,6 +16,7 @@ use crate::host::{mount, selinux};
 use crate::model::id::PodId;
 use crate::paths::Paths;
 use crate::spec;
+use crate::store::record::RecordError;
 
 /// Size of a pod's `/dev/shm`, bytes.
 const SHM_SIZE: u64 = 64 << 20;
@@ -90,6 +91,22 @@ pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
 }
 
+/// Makes the directory of a record and has the first record written there: both, or nothing is left. Blocks.
+pub fn make_recorded(
+    directory: &Path,
+    mode: u32,
+    write: impl FnOnce() -> Result<(), RecordError>,
+) -> Result<(), Error> {
+    let made = make_directory(directory, mode).map_err(Error::host(format!("make {}", directory.display())));
+    made.and_then(|()| Ok(write()?)).inspect_err(|_| {
+        if let Err(error) = std::fs::remove_dir_all(directory)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %directory.display(), %error, "an empty directory stays until the next start");
+        }
+    })
+}
+
 fn hosts(hostname: &str, ips: &[String]) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n\
@@ -122,6 +139,21 @@ fn resolver(dns: Option<&DnsConfig>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_that_cannot_be_written_leaves_no_directory() {
+        let top = tempfile::tempdir().unwrap();
+        let directory = top.path().join("pod");
+        let source = || io::Error::from_raw_os_error(libc::ENOSPC);
+        let full = || {
+            std::fs::write(directory.join("record.json.part"), "{").unwrap();
+            Err(RecordError::Io { path: "record.json".into(), source: source() })
+        };
+        assert!(make_recorded(&directory, 0o700, full).is_err());
+        assert!(!directory.exists());
+        make_recorded(&directory, 0o700, || Ok(())).unwrap();
+        assert!(directory.exists());
+    }
 
     #[test]
     fn resolver_file() {

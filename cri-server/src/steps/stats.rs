@@ -10,7 +10,7 @@ use proto::cri::{self, UInt64Value};
 
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::host::cgroup::{self, Sample, Stats};
+use crate::host::cgroup::{self, Pressure, Sample, Stats};
 use crate::host::kept::Key;
 use crate::host::netns::{self, LinkStats};
 use crate::host::usage::Look;
@@ -48,9 +48,12 @@ pub fn sandboxes(
     let mut of_pods = running_by_pod(daemon);
     let mut asked = Vec::new();
     let links = links_of(sandboxes);
+    let pods = pods_by_cgroup(daemon);
     let stats = sandboxes.iter().zip(links).map(|(sandbox, links)| {
         let containers = of_pods.remove(sandbox.id()).unwrap_or_default();
-        let stats = sandbox_message(daemon, sandbox, &containers, links);
+        let alone = pods.get(sandbox.fixed.cgroup_parent.as_str()) == Some(&1);
+        let pressure = if alone { pressure_on(daemon, sandbox) } else { Pressure::default() };
+        let stats = sandbox_message(daemon, sandbox, &containers, (links, pressure));
         asked.extend(containers);
         stats
     });
@@ -66,6 +69,22 @@ pub fn running_by_pod(daemon: &Daemon) -> HashMap<PodId, Vec<Arc<Container>>> {
         of_pods.entry(container.pod_id.clone()).or_default().push(container);
     }
     of_pods
+}
+
+/// How many pods there are in each parent cgroup that a pod may have for itself.
+fn pods_by_cgroup(daemon: &Daemon) -> HashMap<String, usize> {
+    let mut pods = HashMap::new();
+    for sandbox in daemon.sandboxes.all() {
+        *pods.entry(sandbox.fixed.cgroup_parent.clone()).or_default() += 1;
+    }
+    pods.retain(|path, _| !["/", "-.slice"].contains(&path.as_str()));
+    pods
+}
+
+/// The pressure on a pod that has its parent cgroup for itself: of containers there is no sum.
+fn pressure_on(daemon: &Daemon, sandbox: &Sandbox) -> Pressure {
+    let cgroup = daemon.cgroup(&sandbox.fixed.cgroup_parent);
+    cgroup.map_or_else(|_| Pressure::default(), |cgroup| cgroup.pressure(&sandbox.files))
 }
 
 /// The links of each sandbox that has a network namespace of its own, as far as they can be read. Blocks.
@@ -118,7 +137,7 @@ fn sandbox_message(
     daemon: &Daemon,
     sandbox: &Sandbox,
     running: &[Arc<Container>],
-    links: Option<Vec<LinkStats>>,
+    (links, pressure): (Option<Vec<LinkStats>>, Pressure),
 ) -> Result<cri::PodSandboxStats, Error> {
     let mut parts = Vec::new();
     let mut containers = Vec::new();
@@ -127,7 +146,14 @@ fn sandbox_message(
         containers.push(container_message(daemon, container, &stats));
         parts.push(stats);
     }
-    let total = Stats::total(&parts);
+    let mut total = Stats::total(&parts);
+    if let Some(cpu) = &mut total.cpu {
+        cpu.psi = pressure.cpu;
+    }
+    if let Some(memory) = &mut total.memory {
+        memory.psi = pressure.memory;
+    }
+    total.io_psi = pressure.io;
     let now = store::now();
     let fixed = &sandbox.fixed;
     let count = total.pids.unwrap_or(0);
@@ -144,7 +170,7 @@ fn sandbox_message(
             network: links.map(|links| network(&links, now)),
             process: Some(cri::ProcessUsage { timestamp: now, process_count: value(count) }),
             containers,
-            io: None,
+            io: io(&total, now),
         }),
         windows: None,
     })
@@ -175,7 +201,7 @@ fn container_message(daemon: &Daemon, container: &Container, stats: &Stats) -> c
             swap_available_bytes: swap.available.and_then(value),
             swap_usage_bytes: value(swap.usage),
         }),
-        io: stats.io_psi.map(|psi| cri::IoUsage { timestamp: now, psi: Some(pressure(&psi)) }),
+        io: io(stats, now),
     }
 }
 
@@ -213,6 +239,10 @@ fn memory(stats: &Stats, timestamp: i64) -> Option<cri::MemoryUsage> {
         major_page_faults: value(memory.major_page_faults),
         psi: memory.psi.as_ref().map(pressure),
     })
+}
+
+fn io(stats: &Stats, timestamp: i64) -> Option<cri::IoUsage> {
+    stats.io_psi.map(|psi| cri::IoUsage { timestamp, psi: Some(pressure(&psi)) })
 }
 
 fn network(links: &[LinkStats], timestamp: i64) -> cri::NetworkUsage {

@@ -150,7 +150,7 @@ pub async fn lost(daemon: &Arc<Daemon>, sandbox: &Arc<Sandbox>) {
     sandbox.set_monitor(None);
     lose_containers(daemon, sandbox.id()).await;
     if sandbox.state().is_ready()
-        && let Err(error) = sandbox.enter(sandbox.state().stopped())
+        && let Err(error) = sandbox.end()
     {
         tracing::error!(pod = sandbox.id().short(), error = chain(&error), "cannot be recorded as not ready");
     }

@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
+/// Several ids begin so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ambiguous;
+
 /// Objects by id.
 #[derive(Debug)]
 pub struct Index<T> {
@@ -19,18 +23,23 @@ impl<T> Default for Index<T> {
 impl<T> Index<T> {
     /// The object whose id is `id`, or starts with it when only one does.
     pub fn find(&self, id: &str) -> Option<Arc<T>> {
+        self.look_up(id).ok().flatten()
+    }
+
+    /// As [`Index::find`], but a beginning that several ids have is an error.
+    pub fn look_up(&self, id: &str) -> Result<Option<Arc<T>>, Ambiguous> {
         if id.is_empty() {
-            return None;
+            return Ok(None);
         }
         let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
         let mut matches = objects
             .range::<str, _>((Bound::Included(id), Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(id));
-        let (key, object) = matches.next()?;
+        let Some((key, object)) = matches.next() else { return Ok(None) };
         if key != id && matches.next().is_some() {
-            return None;
+            return Err(Ambiguous);
         }
-        Some(object.clone())
+        Ok(Some(object.clone()))
     }
 
     /// All objects, by id.
@@ -84,6 +93,8 @@ mod tests {
         check("ab", Some("ab"));
         check("", None);
         check("x", None);
+        assert_eq!(index.look_up("abc"), Err(Ambiguous));
+        assert_eq!(index.look_up("x"), Ok(None));
         let ones = index.matching(|id| id.ends_with('1'));
         assert_eq!(ones, [Arc::new("abc1".to_string())]);
     }

@@ -179,6 +179,16 @@ impl Sandbox {
         Ok(())
     }
 
+    /// Enters the state after the end of what it was: shown even if it cannot be written, which is an error.
+    pub fn end(&self) -> Result<(), RecordError> {
+        let stopped = self.state().stopped();
+        let written = self.enter(stopped.clone());
+        if written.is_err() {
+            self.state.send_replace(stopped);
+        }
+        written
+    }
+
     fn write(&self, state: SandboxState, resources: PodResources) -> Result<(), RecordError> {
         let record = SandboxRecord { state, resources, ..self.fixed.clone() };
         record::write(&path(&self.directory), &record, Durability::Cached)
@@ -188,4 +198,32 @@ impl Sandbox {
 /// Where the record of a sandbox is.
 pub fn path(directory: &Path) -> PathBuf {
     directory.join("record.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_shown_even_where_it_cannot_be_written() {
+        let record = SandboxRecord {
+            id: PodId::generate(),
+            boot_id: String::new(),
+            created_at: 1,
+            runtime_handler: String::new(),
+            pins: Pins::default(),
+            cgroup_parent: "/".into(),
+            resources: PodResources::default(),
+            selinux: None,
+            state: SandboxState::Ready { ips: vec!["10.0.0.1".into()] },
+            config: PodSandboxConfig::default(),
+        };
+        let top = tempfile::tempdir().unwrap();
+        let sandbox = Sandbox::new(record, top.path().join("absent"));
+        assert!(sandbox.end().is_err());
+        assert!(!sandbox.state().is_ready());
+        std::fs::create_dir(top.path().join("absent")).unwrap();
+        sandbox.end().unwrap();
+        assert!(path(&top.path().join("absent")).exists() && !sandbox.state().is_ready());
+    }
 }

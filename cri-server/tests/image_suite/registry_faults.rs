@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cri_server::image::{Digest, ImageError};
+use cri_server::image::{Config, Digest, ImageError};
 use tokio::time::Instant;
 
 use crate::fixture::{OCI_MANIFEST, TestImage, TestStore, config, is_root, wait_for};
@@ -160,6 +160,54 @@ async fn failures_are_told_apart() {
 }
 
 #[tokio::test]
+async fn a_registry_that_drips_is_given_up() {
+    if !is_root() {
+        return;
+    }
+    let (start, patience) = (Instant::now(), Duration::from_secs(60));
+    let on_layer = |seen: &Seen, _: usize, good: Reply, layer: &str| {
+        if is_layer(seen, layer) { good.fault(Fault::Drip(0)) } else { good }
+    };
+    check_fails(on_layer, unavailable, "layer sha256:").await;
+    let on_manifest = |seen: &Seen, _: usize, good: Reply, _: &str| {
+        if seen.path.contains("/manifests/") { good.fault(Fault::Drip(0)) } else { good }
+    };
+    check_fails(on_manifest, unavailable, "a:1").await;
+    assert!(start.elapsed() < patience, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn nobody_waits_long_for_a_layer_that_another_pull_claims_to_bring() {
+    if !is_root() {
+        return;
+    }
+    let (slow, good, image) = (Server::start().await, Server::start().await, image());
+    slow.push("a", "1", &image);
+    good.push("a", "1", &image);
+    let layer = Digest::of(&image.layers[0]).to_string();
+    let config_path = Digest::of(&image.config).to_string();
+    slow.hook(move |seen, _, good| {
+        match seen.path.contains("/manifests/") || seen.path.contains(&config_path) {
+            true => good,
+            false => good.fault(Fault::Stall(1)),
+        }
+    });
+    let mut registries = slow.registries();
+    registries.hosts.extend(good.registries().hosts);
+    registries.stall_timeout_seconds = 600;
+    let store = TestStore::with(Config { layer_wait: Duration::from_millis(50), ..config(registries) });
+    let claiming = {
+        let (store, request) = (store.store.clone(), request(&slow, "a:1"));
+        tokio::spawn(async move { store.pull(request).await })
+    };
+    wait_for("the layer is on its way", || !slow.asked(&layer).is_empty()).await;
+    let pulled = store.store.pull(request(&good, "a:1")).await.unwrap();
+    assert_eq!(pulled.id, image.id());
+    claiming.abort();
+    assert!(claiming.await.unwrap_err().is_cancelled());
+}
+
+#[tokio::test]
 async fn an_unreachable_registry_is_unavailable() {
     let server = Server::start().await;
     let store = TestStore::with(config(server.registries()));
@@ -287,7 +335,7 @@ async fn a_deadline_names_the_stage() {
         })
         .await;
         let mut request = request(&case.server, "a:1");
-        request.deadline = Some(Instant::now() + Duration::from_millis(300));
+        request.deadline = Some(Instant::now() + Duration::from_secs(3));
         let error = case.store.store.pull(request).await.unwrap_err();
         assert!(matches!(error, ImageError::DeadlineExceeded { .. }), "{error:?}");
         assert!(error.to_string().contains(expect), "{error}");

@@ -38,6 +38,8 @@ pub enum Fault {
     Reset(usize),
     /// Nothing more comes.
     Stall(usize),
+    /// After so many bytes there is one from time to time.
+    Drip(usize),
     /// The body never ends, and no length is given.
     Endless,
 }
@@ -227,6 +229,13 @@ async fn write_reply(mut stream: TcpStream, reply: Reply) -> std::io::Result<()>
             stream.write_all(&reply.body[..length]).await?;
             // Until the client goes away.
             let _ = stream.read(&mut [0; 1]).await;
+        }
+        Fault::Drip(length) => {
+            stream.write_all(&reply.body[..length]).await?;
+            for byte in &reply.body[length..] {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                stream.write_all(&[*byte]).await?;
+            }
         }
         Fault::Endless => loop {
             stream.write_all(&[b'x'; 65536]).await?;

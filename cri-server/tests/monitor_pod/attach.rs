@@ -14,12 +14,18 @@ struct Client {
     stderr: UnixStream,
 }
 
+/// A client with room for all that a test prints: one that is slow to be scheduled is not slow to read.
+const ROOMY: &str = "roomy";
+
 /// Attaches with everything that there is.
 async fn attach(monitor: &Monitor, plan: &Plan, name: &str) -> Result<(Client, Attached), MonitorError> {
     let ((stdout, far_stdout), (stderr, far_stderr)) =
         (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
     for near in [&stdout, &stderr] {
         near.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+    if name == ROOMY {
+        rustix::net::sockopt::set_socket_send_buffer_size_force(&far_stdout, 8 << 20).unwrap();
     }
     let attach = Attach {
         attach_id: name.into(),
@@ -155,7 +161,7 @@ fn a_client_that_does_not_read_holds_nobody_up() {
         plan.create(&monitor).await;
         monitor.start(plan.id()).await.unwrap();
         let (mut slow, attached) = attach(&monitor, &plan, "slow").await.unwrap();
-        let (mut quick, _) = attach(&monitor, &plan, "quick").await.unwrap();
+        let (mut quick, _) = attach(&monitor, &plan, ROOMY).await.unwrap();
         let reader = std::thread::spawn(move || rest(&mut quick.stdout));
         pipe(attached).unwrap().write_all(b"go\n").unwrap();
         let detached = async {

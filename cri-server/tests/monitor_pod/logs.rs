@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cri_server::host::monitor::{ContainerStatus, Monitor};
 
-use crate::ground::{exit_of, until, with_each_runtime, with_one_runtime};
+use crate::ground::{PATIENCE, exit_of, until, with_each_runtime, with_one_runtime};
 
 #[test]
 fn lines_are_split_and_streams_kept_apart() {
@@ -56,7 +56,7 @@ fn a_background_child_does_not_delay_the_exit() {
         monitor.start(plan.id()).await.unwrap();
         let at = std::time::Instant::now();
         exit_of(&mut events, plan.id()).await;
-        assert!(at.elapsed() < Duration::from_secs(2));
+        assert!(at.elapsed() < PATIENCE);
         until("the child's line", || plan.lines() == ["stdout F main", "stdout F late"]).await;
         // The streams are given up some time after the exit; a reopen is refused then.
         let deadline = std::time::Instant::now() + Duration::from_secs(10);

@@ -21,7 +21,7 @@ pub enum Limit {
 /// One budget.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Budget {
-    /// Its number in the design, section 8.
+    /// What it is called in tables and charts.
     pub id: &'static str,
     /// What it is about.
     pub what: &'static str,

@@ -31,7 +31,7 @@ pub use limits::LimitError;
 pub use path::{CgroupPath, InvalidPath};
 pub use plan::Wanted;
 pub use slice::{Slice, Unit};
-pub use stats::{Cpu, Memory, Psi, Sample, Stall, Stats, Swap, usage_nano_cores};
+pub use stats::{Cpu, Memory, Pressure, Psi, Sample, Stall, Stats, Swap, usage_nano_cores};
 
 /// Why something could not be done with a cgroup.
 #[derive(Debug, thiserror::Error)]

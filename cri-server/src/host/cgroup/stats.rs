@@ -72,6 +72,17 @@ pub struct Psi {
     pub full: Stall,
 }
 
+/// Pressure in one cgroup, as far as the kernel tells it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Pressure {
+    /// On processors.
+    pub cpu: Option<Psi>,
+    /// On memory.
+    pub memory: Option<Psi>,
+    /// On block devices.
+    pub io: Option<Psi>,
+}
+
 /// How long tasks waited for a resource.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Stall {
@@ -151,6 +162,16 @@ impl Cgroup {
             return Err(CgroupError::Gone(self.path().clone()));
         }
         Ok(stats)
+    }
+
+    /// Reads the pressure in a cgroup and its descendants: of processors, memory and block devices. None is there with
+    /// cgroup v1, or where there is no such cgroup.
+    pub fn pressure(&self, files: &KeptFiles) -> Pressure {
+        let read = |file| match self.layout() {
+            Layout::V2 { .. } => self.look(files, ("", file)).ok().flatten().map(|text| psi(&text)),
+            Layout::V1 { .. } => None,
+        };
+        Pressure { cpu: read("cpu.pressure"), memory: read("memory.pressure"), io: read("io.pressure") }
     }
 
     /// The content of a file that is kept for the next time.

@@ -171,6 +171,22 @@ fn version_2_delegates_its_controllers_and_kills_at_once() {
 }
 
 #[test]
+fn the_pressure_on_a_pod_is_that_of_its_own_cgroup() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Arc::new(Layout::V2 { mount: dir.path().to_path_buf() });
+    let cgroup = Cgroup::new(&layout, CgroupPath::parse("/pod").unwrap());
+    assert_eq!(cgroup.pressure(&KeptFiles::default()), Pressure::default());
+    std::fs::create_dir(dir.path().join("pod")).unwrap();
+    for (file, total) in [("cpu.pressure", 1), ("memory.pressure", 2), ("io.pressure", 3)] {
+        let text = format!("some avg10=0.00 avg60=0.00 avg300=0.00 total={total}\n");
+        std::fs::write(dir.path().join("pod").join(file), text).unwrap();
+    }
+    let pressure = cgroup.pressure(&KeptFiles::default());
+    let totals = [pressure.cpu, pressure.memory, pressure.io].map(|psi| psi.unwrap().some.total_ns);
+    assert_eq!(totals, [1_000, 2_000, 3_000]);
+}
+
+#[test]
 fn oom_kills_of_both_versions() {
     for (text, expect) in [
         ("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", 3),

@@ -4,6 +4,7 @@ use reqwest::StatusCode;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE};
 
 use super::failure::{Failure, cause};
+use super::pace::{LEAST, Pace};
 use super::session::{Ask, Session};
 use crate::image::digest::Digest;
 use crate::image::error::ImageError;
@@ -47,7 +48,8 @@ impl Session {
                 End::Complete | End::Unwanted => return Ok(()),
                 End::Broken(failure) => failure,
             };
-            failures = if transfer.done > before { 1 } else { failures + 1 };
+            // A registry that brings a little each time would go on for ever.
+            failures = if transfer.done - before >= LEAST { 1 } else { failures + 1 };
             let more_endpoints = endpoint + 1 < self.endpoint_count();
             let worn_out = !failure.may_pass() || failures >= self.attempts(endpoint);
             match (more_endpoints, worn_out) {
@@ -71,8 +73,9 @@ impl Session {
             Ok(start) => ask.from - start,
             Err(failure) => return End::Broken(failure),
         };
+        let mut pace = Pace::new(self.stall());
         loop {
-            let mut piece = match self.transfer(response.chunk()).await {
+            let mut piece = match pace.next(response.chunk()).await {
                 Ok(Some(piece)) => piece,
                 Ok(None) if transfer.done == transfer.size => return End::Complete,
                 Ok(None) => {
@@ -82,6 +85,7 @@ impl Session {
                 }
                 Err(failure) => return End::Broken(failure),
             };
+            pace.count(piece.len());
             // A registry that ignores ranges sends again what is there already.
             let repeated = skip.min(piece.len() as u64);
             skip -= repeated;

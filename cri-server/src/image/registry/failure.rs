@@ -73,6 +73,12 @@ impl Failure {
         Failure::Passing(cause(format!("nothing arrived for {} ms", limit.as_millis())), None)
     }
 
+    /// Too little came for too long.
+    pub fn slow(bytes: u64, limit: Duration) -> Self {
+        let text = format!("only {bytes} bytes arrived in {} ms", limit.as_millis());
+        Failure::Passing(cause(text), None)
+    }
+
     /// What the status of an unsuccessful answer means.
     pub async fn from_response(response: reqwest::Response, stall: Duration) -> Self {
         let status = response.status();

@@ -8,6 +8,7 @@ mod auth;
 mod blob;
 mod client;
 mod failure;
+mod pace;
 mod resolve;
 mod session;
 
@@ -39,7 +40,7 @@ pub struct RegistryConfig {
     pub ca_files: Vec<PathBuf>,
     /// How long a connection may take, in seconds.
     pub connect_timeout_seconds: u64,
-    /// How long a transfer may bring nothing, in seconds.
+    /// How long a transfer may bring nothing, or less than 128 KiB in all, in seconds.
     pub stall_timeout_seconds: u64,
     /// How often something is tried in a row without progress.
     pub attempts: u32,

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use reqwest::header::CONTENT_TYPE;
 
 use super::failure::Failure;
+use super::pace::Pace;
 use super::session::{Ask, Session};
 use crate::image::digest::Digest;
 use crate::image::document::{Descriptor, Document, MAX_CONFIG, MAX_DOCUMENT, Manifest, choose};
@@ -128,7 +129,9 @@ impl Session {
         let media_type =
             media_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_string();
         let mut bytes = Vec::new();
-        while let Some(piece) = self.transfer(response.chunk()).await? {
+        let mut pace = Pace::new(self.stall());
+        while let Some(piece) = pace.next(response.chunk()).await? {
+            pace.count(piece.len());
             bytes.extend_from_slice(&piece);
             if bytes.len() as u64 > limit {
                 let text = format!("{} is larger than {limit} bytes", ask.path);

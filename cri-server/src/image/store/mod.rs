@@ -24,6 +24,7 @@ mod staging;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -53,6 +54,8 @@ pub struct Config {
     pub limits: Limits,
     /// Layers that are downloaded and unpacked at the same time, over all pulls.
     pub parallel_layers: usize,
+    /// How long a layer that another pull is bringing is waited for; then it is fetched twice.
+    pub layer_wait: Duration,
     /// References of images that must not be collected; reported with the image, the kubelet honours it.
     pub pinned: Vec<String>,
 }
@@ -64,6 +67,7 @@ impl Default for Config {
             platform: Platform::host(),
             limits: Limits::default(),
             parallel_layers: 6,
+            layer_wait: Duration::from_secs(300),
             pinned: Vec::new(),
         }
     }

@@ -49,41 +49,52 @@ pub async fn attach(daemon: &Arc<Daemon>, session: Attach, streams: Streams) -> 
     let input = input.map(copy::sender).transpose().map_err(Error::host(doing()))?;
     // The monitor decides when the output has ended.
     let never = watch::Sender::new(None);
-    let session = async {
+    let has_output = stdout.is_some() || stderr.is_some();
+    let output_ended = watch::Sender::new(false);
+    let output = async {
         tokio::join!(
-            end(&container, &monitor, &mut events, &attach_id),
             copy::output(from_stdout, stdout, never.subscribe()),
             copy::output(from_stderr, stderr, never.subscribe()),
-        )
+        );
+        output_ended.send_replace(has_output);
+    };
+    let session = async {
+        let end = end(&container, (&monitor, &mut events), &attach_id, output_ended.subscribe());
+        tokio::join!(end, output)
     };
     tokio::select! {
-        (ended, (), ()) = session => ended,
+        (ended, ()) = session => ended,
         never = copy::input(stdin, input) => match never {},
         never = copy::resize(resize, terminal) => match never {},
     }
 }
 
-/// Waits for the end of the container, or for the monitor to have given up on the client.
+/// Waits for the end of the container, or for the monitor to have given up on the client. Where events were missed, the
+/// latter is seen by the end of the output, which the monitor closes then.
 async fn end(
     container: &Container,
-    monitor: &Monitor,
-    events: &mut broadcast::Receiver<Event>,
+    (monitor, events): (&Monitor, &mut broadcast::Receiver<Event>),
     attach_id: &str,
+    mut output_ended: watch::Receiver<bool>,
 ) -> Result<(), Error> {
+    let fell_behind = || Err(Error::FellBehind { id: container.id.to_string(), mebibytes: BACKLOG >> 20 });
     let mut state = container.watch();
+    let mut missed = false;
     loop {
         let event = tokio::select! {
             biased;
             event = events.recv() => event,
             _exited = state.wait_for(|state| state.is_exited()) => return Ok(()),
             () = monitor.gone() => return Ok(()),
+            _closed = output_ended.wait_for(|ended| *ended), if missed => return fell_behind(),
         };
         match event {
             Ok(Event::Detached { attach_id: detached }) if detached == attach_id => {
-                return Err(Error::FellBehind { id: container.id.to_string(), mebibytes: BACKLOG >> 20 });
+                return fell_behind();
             }
             Err(RecvError::Closed) => return Ok(()),
-            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Lagged(_)) => missed = true,
+            Ok(_) => {}
         }
     }
 }
