@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::UnixListener;
@@ -16,6 +17,10 @@ use crate::steps::streams::Node;
 use crate::streaming::Streaming;
 use crate::{recover, service};
 
+/// How long a thread for blocking work waits for more: a kubelet's question of every second finds it still there, and
+/// what a burst has made is gone soon after.
+const IDLE_THREAD: Duration = Duration::from_secs(2);
+
 /// Serves until SIGTERM or SIGINT; containers go on.
 pub fn serve(config: Config) -> anyhow::Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -25,6 +30,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let _installed = rustls::crypto::ring::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .thread_keep_alive(IDLE_THREAD)
         .enable_all()
         .build()
         .context("start the runtime")?
