@@ -1,5 +1,5 @@
-//! The certificate of servers on a node's loopback, and clients that trust nothing else. The key is made for these tests
-//! and guards nothing.
+//! The certificate of servers on a node's loopback, and clients that trust nothing else. The key is made for these
+//! tests and guards nothing.
 
 use std::fs::File;
 use std::io::Write;

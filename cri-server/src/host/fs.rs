@@ -9,10 +9,10 @@
 //!
 //! - ext4: both are in one transaction of the journal, and fsync commits the inode's last one. Without a journal it
 //!   writes the parents of an inode whose name is new.
-//! - XFS: both are in one transaction, and fsync forces the log up to the inode's last one; the log is in order, so that
-//!   nothing before it can be missing.
-//! - btrfs: the file's log item has its names, and replaying the log makes the directory's entries from them; a renaming
-//!   that the log cannot tell has fsync commit everything.
+//! - XFS: both are in one transaction, and fsync forces the log up to the inode's last one; the log is in order, so
+//!   that nothing before it can be missing.
+//! - btrfs: the file's log item has its names, and replaying the log makes the directory's entries from them; a
+//!   renaming that the log cannot tell has fsync commit everything.
 //!
 //! On every other file system the directory is synced as well, which on these would be another flush of the disk for
 //! nothing. ext2 has ext4's number and none of this: after a power cut it wants a repair before anything else.
