@@ -33,6 +33,23 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Takes the bytes of a whole answer apart.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").context("no end of headers")?;
+        let head = std::str::from_utf8(&bytes[..end])?;
+        let mut lines = head.split("\r\n");
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status")?.parse()?;
+        let headers = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(key, value)| (key.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let mut answer = Self { status, headers, body: bytes[end + 4..].to_vec() };
+        if answer.header("transfer-encoding") == Some("chunked") {
+            answer.body = joined(&answer.body).context("body in chunks")?;
+        }
+        Ok(answer)
+    }
+
     /// First header of that lower-case name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -55,10 +72,11 @@ impl Origin {
         stream.write_all(body)?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
-        parse(&answer).with_context(|| format!("answer to {method} {path}"))
+        Answer::parse(&answer).with_context(|| format!("answer to {method} {path}"))
     }
 
-    fn connect(&self) -> Result<TcpStream> {
+    /// Connects, with deadlines for that and for each read.
+    pub fn connect(&self) -> Result<TcpStream> {
         let address = self.address;
         let connect = move || {
             TcpStream::connect_timeout(&address, wait::scaled(Duration::from_secs(5)))
@@ -71,22 +89,6 @@ impl Origin {
         stream.set_read_timeout(Some(wait::scaled(Duration::from_secs(30))))?;
         Ok(stream)
     }
-}
-
-fn parse(bytes: &[u8]) -> Result<Answer> {
-    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").context("no end of headers")?;
-    let head = std::str::from_utf8(&bytes[..end])?;
-    let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status")?.parse()?;
-    let headers = lines
-        .filter_map(|line| line.split_once(':'))
-        .map(|(key, value)| (key.to_ascii_lowercase(), value.trim().to_owned()))
-        .collect();
-    let mut answer = Answer { status, headers, body: bytes[end + 4..].to_vec() };
-    if answer.header("transfer-encoding") == Some("chunked") {
-        answer.body = joined(&answer.body).context("body in chunks")?;
-    }
-    Ok(answer)
 }
 
 /// Puts the chunks of a body together (RFC 9112, 7.1).
@@ -110,13 +112,13 @@ mod tests {
 
     #[test]
     fn answers_are_taken_apart() {
-        let answer = parse(b"HTTP/1.1 202 Accepted\r\nLocation: /a:b\r\n\r\nbody").unwrap();
+        let answer = Answer::parse(b"HTTP/1.1 202 Accepted\r\nLocation: /a:b\r\n\r\nbody").unwrap();
         assert_eq!((answer.status, answer.header("location")), (202, Some("/a:b")));
         assert_eq!(answer.body, b"body");
-        assert!(parse(b"HTTP/1.1 200 OK\r\n").is_err());
+        assert!(Answer::parse(b"HTTP/1.1 200 OK\r\n").is_err());
         let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".as_slice();
-        let answer = parse(&[head, b"3\r\nabc\r\na\r\n0123456789\r\n0\r\n\r\n"].concat()).unwrap();
+        let answer = Answer::parse(&[head, b"3\r\nabc\r\na\r\n0123456789\r\n0\r\n\r\n"].concat()).unwrap();
         assert_eq!(answer.body, b"abc0123456789");
-        assert!(parse(&[head, b"3\r\nab"].concat()).is_err());
+        assert!(Answer::parse(&[head, b"3\r\nab"].concat()).is_err());
     }
 }

@@ -15,15 +15,13 @@ use crate::exec::Program;
 use crate::node::Node;
 use crate::paths;
 
-/// Threads of the daemon come and go with load; more than this over the first count is a leak.
-const THREAD_SLACK: usize = 16;
-
 /// Every kind of thing with how often each is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     things: BTreeMap<(&'static str, String), usize>,
     daemon: Option<i32>,
-    threads: usize,
+    /// Threads of the daemon and of each monitor, by pid.
+    threads: BTreeMap<i32, usize>,
 }
 
 impl Snapshot {
@@ -45,7 +43,12 @@ impl Snapshot {
         snapshot.add("file", files(node)?);
         if let Some(pid) = snapshot.daemon {
             snapshot.add("fd", fds(pid)?);
-            snapshot.threads = std::fs::read_dir(format!("/proc/{pid}/task"))?.count();
+            snapshot.threads.insert(pid, threads(pid)?);
+        }
+        for pid in node.ancestry().monitors()? {
+            // One that ends meanwhile has nothing.
+            snapshot.add("monitor's fd", fds(pid).unwrap_or_default());
+            snapshot.threads.extend(threads(pid).ok().map(|count| (pid, count)));
         }
         Ok(snapshot)
     }
@@ -71,16 +74,20 @@ impl Snapshot {
     }
 }
 
+/// Kinds of descriptors: they come and go with connections, those of a monitor to the daemon too.
+const FDS: [&str; 2] = ["fd", "monitor's fd"];
+
 /// What is there and was not (`+`), and what was there and is not (`-`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diff(Vec<String>);
 
 impl Diff {
-    /// Compares two looks. Descriptors and threads are compared only where the daemon is the same process.
+    /// Compares two looks. Descriptors are compared only where the daemon is the same process, threads of each process
+    /// that both have seen: one that was busy for a call has to go, too.
     #[must_use]
     pub fn between(before: &Snapshot, after: &Snapshot) -> Self {
         let same_daemon = before.daemon == after.daemon;
-        let relevant = |kind: &str| same_daemon || kind != "fd";
+        let relevant = |kind: &str| same_daemon || !FDS.contains(&kind);
         let count = |snapshot: &Snapshot, key| snapshot.things.get(key).copied().unwrap_or(0);
         let mut lines = Vec::new();
         for (key, now) in after.things.iter().filter(|((kind, _), _)| relevant(kind)) {
@@ -90,15 +97,19 @@ impl Diff {
             }
         }
         // A process or descriptor that went meanwhile is no leak.
-        let lasting = |kind: &str| !["fd", "process"].contains(&kind);
+        let lasting = |kind: &str| !FDS.contains(&kind) && kind != "process";
         for (key, was) in before.things.iter().filter(|((kind, _), _)| lasting(kind)) {
             let now = count(after, key);
             if now < *was {
                 lines.push(format!("- {} {} ({was} before, {now} now)", key.0, key.1));
             }
         }
-        if same_daemon && after.threads > before.threads + THREAD_SLACK {
-            lines.push(format!("+ threads of the daemon ({} before, {} now)", before.threads, after.threads));
+        // Those of a new process count with it.
+        for (pid, now) in &after.threads {
+            let was = before.threads.get(pid).copied().unwrap_or(usize::MAX);
+            if *now > was {
+                lines.push(format!("+ threads of process {pid} ({was} before, {now} now)"));
+            }
         }
         Self(lines)
     }
@@ -271,7 +282,11 @@ fn walk(path: &Path, visit: &mut dyn FnMut(&Path) -> bool) {
     entries.iter().for_each(|entry| walk(entry, visit));
 }
 
-/// Open descriptors of the daemon by what they are, without numbers.
+fn threads(pid: i32) -> Result<usize> {
+    Ok(std::fs::read_dir(format!("/proc/{pid}/task"))?.count())
+}
+
+/// Open descriptors of a process by what they are, without numbers.
 fn fds(pid: i32) -> Result<Vec<String>> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd"))?;
     let targets = entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
@@ -312,6 +327,18 @@ mod tests {
         let (before, after) = (snapshot(&[("fd", "socket")], 1), snapshot(&[("fd", "pipe")], 2));
         assert!(Diff::between(&before, &after).is_empty());
         assert!(!Diff::between(&before, &Snapshot { daemon: Some(1), ..after }).is_empty());
+    }
+
+    #[test]
+    fn a_thread_more_is_a_leak_and_one_less_is_not() {
+        let of = |threads: &[(i32, usize)]| {
+            let threads = threads.iter().copied().collect();
+            Snapshot { threads, ..snapshot(&[], 1) }
+        };
+        let before = of(&[(1, 4), (7, 1)]);
+        let diff = Diff::between(&before, &of(&[(1, 3), (7, 2), (8, 9)]));
+        assert_eq!(diff.0, ["+ threads of process 7 (1 before, 2 now)"]);
+        assert!(Diff::between(&before, &of(&[(1, 4)])).is_empty());
     }
 
     #[test]

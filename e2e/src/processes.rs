@@ -55,6 +55,15 @@ impl Ancestry {
         self.processes()?.into_keys().find(writes).with_context(|| format!("pod {pod_id} has no monitor"))
     }
 
+    /// The monitors of all pods, by the name of their program.
+    pub fn monitors(&self) -> Result<Vec<i32>> {
+        let is_monitor = |pid: &i32| {
+            let program = std::fs::read_link(format!("/proc/{pid}/exe"));
+            program.is_ok_and(|path| path.file_name().is_some_and(|name| name == "cri-monitor"))
+        };
+        Ok(self.processes()?.into_keys().filter(is_monitor).collect())
+    }
+
     /// Processes in the cgroups of a pod.
     pub fn of_pod(&self, pod_id: &str) -> Result<Vec<i32>> {
         let inside = |pid: &i32| {

@@ -73,6 +73,7 @@ async fn incomplete_requests_name_what_is_missing() -> Result<()> {
     let pod = cri.pod("complete");
     let pod_id = cri.run_pod(&pod).await?;
     let good = container("c", BUSYBOX, &["true"]);
+    let rest = case.node.settled_snapshot()?;
     let without = |edit: fn(&mut api::ContainerConfig)| {
         let mut config = good.clone();
         edit(&mut config);
@@ -98,6 +99,7 @@ async fn incomplete_requests_name_what_is_missing() -> Result<()> {
     check("mount options in a label", refused, Code::InvalidArgument, "selinux_options.level")?;
     let absent = container("c", "registry.k8s.io/not/pulled:1", &["true"]);
     check("not pulled", cri.create(&pod_id, &absent, &pod).await, Code::NotFound, "not/pulled")?;
+    case.node.expect_no_leaks(&rest)?;
     let id = cri.launch(&pod_id, &container("c", BUSYBOX, &["sleep", "100"]), &pod).await?;
     check("no command", cri.exec(&id, &[], 1).await, Code::InvalidArgument, "cmd")?;
     let created = cri.create(&pod_id, &container("created", BUSYBOX, &["true"]), &pod).await?;

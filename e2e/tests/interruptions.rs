@@ -130,12 +130,14 @@ async fn urls_that_nobody_connects_to_are_bounded_and_start_nothing() -> Result<
     let Some(case) = open(test).await? else { return Ok(()) };
     let (pod_id, id) = case.sleeper(&case.cri.pod("waiting")).await?;
     let processes = case.node.ancestry().of_pod(&pod_id)?.len();
+    let rest = case.node.settled_snapshot()?;
     for _url in 0..1000 {
         exec_url(&case.cri, &id).await?;
     }
     refused("one more", exec_url(&case.cri, &id).await, Code::ResourceExhausted, "1000")?;
     let now = case.node.ancestry().of_pod(&pod_id)?.len();
     ensure!(now == processes, "{now} processes, {processes} before");
+    case.node.expect_no_leaks(&rest)?;
     case.cri.end_pod(&pod_id).await?;
     case.close()
 }
@@ -147,6 +149,7 @@ async fn a_client_that_dies_in_a_large_copy_ends_it() -> Result<()> {
     let alone = case.node.ancestry().of_pod(&pod_id)?.len();
     let daemon = case.node.daemon_pid().context("no daemon")?;
     let before = pss_kib(daemon)?;
+    let rest = case.node.settled_snapshot()?;
     let source = case.node.dirs().top().join("large");
     pattern::write(&source, 256 << 20)?;
     let endpoint = format!("unix://{}", case.node.dirs().socket().display());
@@ -172,6 +175,7 @@ async fn a_client_that_dies_in_a_large_copy_ends_it() -> Result<()> {
     let after = pss_kib(daemon)?;
     ensure!(after < before + GROWTH, "the daemon grew from {before} to {after} KiB");
     std::fs::remove_file(&source)?;
+    case.node.expect_no_leaks(&rest)?;
     case.cri.end_pod(&pod_id).await?;
     case.close()
 }
@@ -255,6 +259,8 @@ async fn limits_out_of_range_are_refused_at_create() -> Result<()> {
     let pod = cri.pod("limits");
     let pod_id = cri.run_pod(&pod).await?;
     let huge = api::HugepageLimit { page_size: "2MB".into(), limit: 1 };
+    // No machine has these.
+    let unknown = api::HugepageLimit { page_size: "3MB".into(), limit: 0 };
     let unified = [("../memory.max".to_owned(), "1".to_owned())].into();
     let cases = [
         (Resources { cpu_shares: 1, ..Default::default() }, "cpu_shares"),
@@ -267,6 +273,7 @@ async fn limits_out_of_range_are_refused_at_create() -> Result<()> {
         (Resources { cpuset_cpus: "0-99999".into(), ..Default::default() }, "cpuset_cpus"),
         (Resources { cpuset_mems: "999".into(), ..Default::default() }, "cpuset_mems"),
         (Resources { hugepage_limits: vec![huge.clone(), huge], ..Default::default() }, "hugepage_limits"),
+        (Resources { hugepage_limits: vec![unknown], ..Default::default() }, "no huge pages of 3MB"),
         (Resources { unified, ..Default::default() }, "unified"),
     ];
     for (resources, word) in cases {

@@ -1,8 +1,8 @@
 //! Exec, attach and port-forward by crictl, as people use them; and what is left when a client is killed.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use anyhow::{Context, Result, ensure};
 use e2e::case::Case;
 use e2e::cri::container;
 use e2e::daemon::Setup;
-use e2e::exec::{Program, Running};
 use e2e::image::set::BUSYBOX;
 use e2e::processes::pss_kib;
+use e2e::streams::{Attached, connect, crictl, finish, piped, reverse};
 use e2e::terminal::Terminal;
-use e2e::{ns, paths, pattern, wait};
+use e2e::{pattern, wait};
 use proto::cri as api;
 use rustix::process::Signal;
 use tonic::Code;
@@ -27,31 +27,6 @@ const TRANSPORTS: [&str; 2] = ["spdy", "websocket"];
 const LARGE: u64 = 1 << 30;
 /// Growth of the daemon that a large copy may cost, KiB.
 const GROWTH: u64 = 24 << 10;
-
-fn crictl(case: &Case, line: &str) -> Result<Program> {
-    let endpoint = format!("unix://{}", case.node.dirs().socket().display());
-    let program = case.node.program(paths::peer("crictl")?);
-    let program = program.args(["--runtime-endpoint", &endpoint, "--timeout", "60s"]);
-    Ok(program.args(line.split(' ')))
-}
-
-/// Runs with `input` as standard input.
-fn piped(program: &Program, input: &[u8]) -> Result<(i32, String, String)> {
-    let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
-    let mut running =
-        program.start_with(Stdio::piped(), stdout.try_clone()?.into(), stderr.try_clone()?.into())?;
-    running.child.stdin.take().context("no pipe")?.write_all(input)?;
-    let status = running.wait(PATIENCE)?;
-    Ok((status.code().unwrap_or(-1), read_back(&mut stdout)?, read_back(&mut stderr)?))
-}
-
-fn read_back(file: &mut File) -> Result<String> {
-    use std::io::Seek;
-    let mut text = String::new();
-    file.rewind()?;
-    file.read_to_string(&mut text)?;
-    Ok(text)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_have_input_output_and_exit_codes() -> Result<()> {
@@ -187,32 +162,11 @@ async fn containers_with_terminals(case: &Case, pod_id: &str) -> Result<()> {
     Ok(())
 }
 
+fn attach(case: &Case, transport: &str, id: &str) -> Result<Attached> {
+    Attached::start(&crictl(case, &format!("attach -r {transport} -i {id}"))?)
+}
+
 const ECHO: &str = "while read line; do echo out $line; echo err $line >&2; done; echo the end";
-
-/// crictl attached in the background, line by line.
-struct Attached {
-    running: Running,
-    lines: BufReader<std::process::ChildStdout>,
-}
-
-impl Attached {
-    fn start(case: &Case, transport: &str, id: &str) -> Result<Self> {
-        let mut running = crictl(case, &format!("attach -r {transport} -i {id}"))?.start_piped()?;
-        let lines = BufReader::new(running.child.stdout.take().context("no pipe")?);
-        Ok(Self { running, lines })
-    }
-
-    fn enter(&mut self, line: &str) -> Result<()> {
-        Ok(self.running.child.stdin.as_mut().context("no pipe")?.write_all(line.as_bytes())?)
-    }
-
-    fn expect(&mut self, text: &str) -> Result<()> {
-        let mut line = String::new();
-        self.lines.read_line(&mut line)?;
-        ensure!(line.trim_end() == text, "expected {text:?}, got {line:?}");
-        Ok(())
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_join_a_container() -> Result<()> {
@@ -224,7 +178,7 @@ async fn clients_join_a_container() -> Result<()> {
         let mut config = container(&name, BUSYBOX, &["sh", "-c", ECHO]);
         (config.stdin, config.stdin_once) = (true, stdin_once);
         let id = case.cri.launch(&pod_id, &config, &pod).await?;
-        let mut first = Attached::start(&case, transport, &id)?;
+        let mut first = attach(&case, transport, &id)?;
         first.enter("one\n")?;
         first.expect("out one")?;
         if stdin_once {
@@ -232,7 +186,7 @@ async fn clients_join_a_container() -> Result<()> {
             first.expect("the end")?;
             ensure!(first.running.wait(PATIENCE)?.success());
         } else {
-            let mut second = Attached::start(&case, transport, &id)?;
+            let mut second = attach(&case, transport, &id)?;
             second.enter("two\n")?;
             second.expect("out two")?;
             first.expect("out two")?;
@@ -262,6 +216,7 @@ async fn a_killed_client_leaves_nothing() -> Result<()> {
     };
     let (pod_id, id) = case.sleeper(&case.cri.pod("gone")).await?;
     let alone = case.node.ancestry().of_pod(&pod_id)?.len();
+    let rest = case.node.settled_snapshot()?;
     let script = "cat /dev/zero & busybox sleep 1001 | cat & while :; do sleep 1; done";
     for transport in TRANSPORTS {
         let exec = crictl(&case, &format!("exec -r {transport} -i {id} sh -c"))?.arg(script);
@@ -272,7 +227,7 @@ async fn a_killed_client_leaves_nothing() -> Result<()> {
             ensure!(count >= alone + 4, "{count} processes");
             Ok(())
         })?;
-        let mut attached = Attached::start(&case, transport, &id)?;
+        let mut attached = attach(&case, transport, &id)?;
         attached.running.alive()?;
         running.signal(Signal::KILL)?;
         attached.running.signal(Signal::KILL)?;
@@ -284,6 +239,7 @@ async fn a_killed_client_leaves_nothing() -> Result<()> {
     }
     let output = case.cri.exec(&id, &["echo", "still here"], 10).await?;
     ensure!(output.stdout == "still here\n", "{output:?}");
+    case.node.expect_no_leaks(&rest)?;
     case.cri.end_pod(&pod_id).await?;
     case.close()
 }
@@ -313,40 +269,6 @@ async fn commands_end_with_the_daemon() -> Result<()> {
     })?;
     case.cri.end_pod(&pod_id).await?;
     case.close()
-}
-
-/// A server inside a pod that reads to the end and answers with what it read, backwards.
-fn reverse(pid: u32, address: IpAddr, port: u16) -> Result<()> {
-    let listener = ns::in_network_of(pid, move || Ok(TcpListener::bind((address, port))?))?;
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            std::thread::spawn(move || {
-                let mut bytes = Vec::new();
-                stream.read_to_end(&mut bytes)?;
-                bytes.reverse();
-                stream.write_all(&bytes)
-            });
-        }
-    });
-    Ok(())
-}
-
-/// A connection to a port of the node's loopback.
-fn connect(case: &Case, port: u16) -> Result<TcpStream> {
-    let stream = ns::in_network_of(case.node.holder_pid(), move || {
-        Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port))?)
-    })?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    Ok(stream)
-}
-
-fn finish(mut stream: TcpStream, last: &[u8]) -> Result<Vec<u8>> {
-    stream.write_all(last)?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    Ok(answer)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,9 @@ use crate::{recover, service};
 const LAST_CALLS: Duration = Duration::from_secs(5);
 /// How often the service manager hears of a start that takes long.
 const START_NEWS: Duration = Duration::from_secs(10);
+/// How long a thread for blocking work waits for more: a kubelet's question of every second finds it still there, and
+/// what a burst has made is gone soon after.
+const IDLE_THREAD: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT; containers go on.
 pub fn serve(config: Config) -> anyhow::Result<()> {
@@ -32,6 +35,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let _installed = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .thread_keep_alive(IDLE_THREAD)
         .enable_all()
         .build()
         .context("start the runtime")?;

@@ -20,6 +20,7 @@ pub fn facts(layout: &Layout) -> NodeFacts {
         cgroup_namespaces: present("/proc/self/ns/cgroup"),
         swap_accounting: any_present(&["/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes"], cgroups),
         hugetlb: hugetlb(),
+        huge_page_sizes: huge_page_sizes(Path::new("/sys/kernel/mm/hugepages")),
         seccomp: present("/proc/sys/kernel/seccomp/actions_avail"),
         apparmor: apparmor(),
         oom_score: oom_score(),
@@ -54,6 +55,13 @@ fn hugetlb() -> Availability {
         return Availability::Present;
     }
     present("/sys/fs/cgroup/hugetlb")
+}
+
+/// Sizes of huge pages in bytes, by the directories `hugepages-<number>kB`.
+fn huge_page_sizes(directory: &Path) -> BTreeSet<u64> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let size = |name: &str| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok();
+    entries.filter_map(|entry| size(entry.file_name().to_str()?)?.checked_mul(1 << 10)).collect()
 }
 
 fn apparmor() -> AppArmor {
@@ -101,4 +109,19 @@ fn kernel() -> (u32, u32) {
     let release = name.release().to_string_lossy().into_owned();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_huge_pages_are_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["hugepages-2048kB", "hugepages-1048576kB", "hugepages-xkB", "other"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        assert_eq!(huge_page_sizes(dir.path()), [2 << 20, 1 << 30].into());
+        assert_eq!(huge_page_sizes(&dir.path().join("none")), BTreeSet::new());
+    }
 }

@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -85,13 +86,13 @@ impl Overlay<'_> {
     pub fn mount(&self, target: &Path) -> Result<(), ImageError> {
         let lower = self.lower();
         let mounted = match self.owners {
-            Some(owners) => self.through(owners, &lower).and_then(|mount| idmap::attach(mount, target)),
-            None => match self.make_by_parameters(&lower) {
-                // Kernels before 6.5 know no parameter for a single lower directory.
-                Err(Errno::INVAL | Errno::NOSYS) => self.mount_by_options(&lower, target),
-                made => made.map_err(io::Error::from).and_then(|mount| idmap::attach(mount, target)),
-            },
+            Some(owners) => self.through(owners, &lower).map(Some),
+            None => WAYS.mount(
+                || self.make_by_parameters(&lower).map(Some),
+                || self.mount_by_options(&lower, target).map(|()| None),
+            ),
         };
+        let mounted = mounted.and_then(|made| made.map_or(Ok(()), |mount| idmap::attach(mount, target)));
         mounted.map_err(|e| ImageError::io(format!("mounting an overlay over {}", target.display()), e))
     }
 
@@ -108,14 +109,12 @@ impl Overlay<'_> {
                 // Attached in its own place it is found under its own path.
                 idmap::attach(shown, layer)?;
             }
-            match self.make_by_parameters(lower) {
-                Err(Errno::INVAL | Errno::NOSYS) => {
-                    self.mount_by_options(lower, self.empty)?;
-                    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-                    Ok(rustix::mount::open_tree(CWD, self.empty, flags)?)
-                }
-                made => Ok(made?),
-            }
+            let by_options = || {
+                self.mount_by_options(lower, self.empty)?;
+                let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+                Ok(rustix::mount::open_tree(CWD, self.empty, flags)?)
+            };
+            WAYS.mount(|| self.make_by_parameters(lower), by_options)
         })
     }
 
@@ -190,6 +189,36 @@ impl Overlay<'_> {
     }
 }
 
+static WAYS: Ways = Ways { knows_no_parameters: AtomicBool::new(false) };
+
+/// Which way to mount this kernel takes. One before 6.5 knows no parameter for a single lower directory, and writes a
+/// line into its log for each try.
+#[derive(Debug)]
+struct Ways {
+    knows_no_parameters: AtomicBool,
+}
+
+impl Ways {
+    /// Mounts by parameters, or else by options. Where only options would do, nothing else is tried again.
+    fn mount<T>(
+        &self,
+        by_parameters: impl FnOnce() -> Result<T, Errno>,
+        by_options: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        if self.knows_no_parameters.load(Ordering::Relaxed) {
+            return by_options();
+        }
+        match by_parameters() {
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                let mounted = by_options()?;
+                self.knows_no_parameters.store(true, Ordering::Relaxed);
+                Ok(mounted)
+            }
+            made => Ok(made?),
+        }
+    }
+}
+
 /// Takes a root file system away; succeeds when none is there. A busy one is detached and goes with its last user.
 #[allow(clippy::disallowed_methods, reason = "this module owns the mounts of root file systems")]
 pub fn unmount(target: &Path) -> Result<(), ImageError> {
@@ -221,6 +250,27 @@ fn descriptor_path(fd: &OwnedFd) -> String {
 #[allow(unsafe_code)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_without_parameters_is_asked_once() {
+        let ways = Ways { knows_no_parameters: AtomicBool::new(false) };
+        let mut asked = 0;
+        let mut mount = |parameters: Result<(), Errno>, options: Result<(), Errno>| {
+            let by_parameters = || {
+                asked += 1;
+                parameters
+            };
+            let mounted = ways.mount(by_parameters, || Ok(options?));
+            (mounted.is_ok(), std::mem::take(&mut asked))
+        };
+        let (invalid, busy) = (Err(Errno::INVAL), Err(Errno::BUSY));
+        assert_eq!(mount(Ok(()), busy), (true, 1));
+        assert_eq!(mount(busy, Ok(())), (false, 1), "no question of the way");
+        assert_eq!(mount(invalid, busy), (false, 1), "wrong layers are so both ways");
+        assert_eq!(mount(invalid, Ok(())), (true, 1));
+        assert_eq!(mount(Ok(()), Ok(())), (true, 0));
+        assert_eq!(mount(Ok(()), busy), (false, 0));
+    }
 
     /// What kernels without `lowerdir+` get must be the same.
     #[test]

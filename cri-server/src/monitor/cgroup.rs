@@ -1,6 +1,7 @@
 //! What the monitor needs of a container's cgroup: its count of out-of-memory kills, and an end to its processes.
 //! Knows no layout: the daemon names files and directories.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,10 +14,15 @@ const FREEZE: Duration = Duration::from_millis(50);
 /// How long the processes of a killed command may take to end.
 const SESSION: Duration = Duration::from_millis(100);
 const MAX_DEPTH: usize = 8;
+/// Longest file of counters that is read, bytes; those there are have less than 200.
+const COUNTERS: usize = 4096;
 
 /// The number on the line `oom_kill N`, 0 where there is no such line; `None` where the file is gone.
 pub fn read_oom_kills(counter: Option<&Path>) -> Option<u64> {
-    Some(parse_oom_kills(&std::fs::read_to_string(counter?).ok()?))
+    let mut text = [0; COUNTERS];
+    // The kernel gives all of such a file at once.
+    let length = std::fs::File::open(counter?).and_then(|mut file| file.read(&mut text)).ok()?;
+    Some(parse_oom_kills(&String::from_utf8_lossy(&text[..length])))
 }
 
 fn parse_oom_kills(text: &str) -> u64 {

@@ -161,6 +161,7 @@ fn node() -> NodeFacts {
         cgroup_namespaces: Availability::Present,
         swap_accounting: Availability::Present,
         hugetlb: Availability::Present,
+        huge_page_sizes: [2 << 20, 1 << 30].into(),
         seccomp: Availability::Present,
         apparmor: AppArmor::Disabled,
         oom_score: OomScore::Any,

@@ -272,6 +272,8 @@ pub struct NodeFacts {
     pub swap_accounting: Availability,
     /// The hugetlb controller.
     pub hugetlb: Availability,
+    /// Sizes of huge pages, bytes; empty where they are not known.
+    pub huge_page_sizes: BTreeSet<u64>,
     /// System call filters.
     pub seccomp: Availability,
     /// Mandatory access control by AppArmor.

@@ -82,12 +82,16 @@ fn hugepages(
             let reason = format!("{:?} is not a page size such as 2MB", limit.page_size);
             invalid("hugepage_limits.page_size", reason)
         })?;
+        if !node.huge_page_sizes.is_empty() && !node.huge_page_sizes.contains(&size) {
+            let reason = format!("this node has no huge pages of {}", limit.page_size);
+            return Err(invalid("hugepage_limits.page_size", reason));
+        }
         let limit = HugepageLimit { page_size: limit.page_size.clone(), limit: limit.limit };
         if limits.insert(size, limit).is_some() {
             return Err(invalid("hugepage_limits.page_size", "the same size twice"));
         }
     }
-    // The kubelet states a limit for each size on every node, so that without the controller it means nothing.
+    // The kubelet states a limit for each of the node's sizes, so that without the controller it means nothing.
     let present = node.hugetlb == Availability::Present;
     Ok(if present { limits.into_values().collect() } else { Vec::new() })
 }
@@ -252,7 +256,9 @@ mod tests {
             refuse(|r| r.cpuset_cpus = text.into(), "cpuset_cpus");
             refuse(|r| r.cpuset_mems = text.into(), "cpuset_mems");
         }
-        for size in ["", "MB", "2", "2mb", "-2MB", "02MB", "2MB\n", "99999999999999999999GB", "../2MB"] {
+        for size in
+            ["", "MB", "2", "2mb", "-2MB", "02MB", "2MB\n", "99999999999999999999GB", "../2MB", "3MB", "64KB"]
+        {
             let limit = cri::HugepageLimit { page_size: size.into(), limit: 0 };
             refuse(|r| r.hugepage_limits = vec![limit], "hugepage_limits.page_size");
         }
@@ -275,6 +281,10 @@ mod tests {
         let got = linux_resources(&asked, &facts).unwrap();
         assert_eq!(got.memory, Some(Memory { limit: Some(1 << 20), swap: None }));
         assert!(got.hugepage_limits.is_empty());
+        let sizes =
+            |sizes: &[u64]| NodeFacts { huge_page_sizes: sizes.iter().copied().collect(), ..facts.clone() };
+        assert!(linux_resources(&asked, &sizes(&[])).is_ok(), "the sizes are not known");
+        assert!(linux_resources(&asked, &sizes(&[1 << 30])).is_err());
         asked.unified.insert("memory.high".into(), "1".into());
         assert!(matches!(linux_resources(&asked, &facts), Err(SpecError::Unsupported { .. })));
     }

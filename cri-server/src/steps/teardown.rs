@@ -222,15 +222,19 @@ pub fn undone(error: Error, left: Vec<String>, doing: impl Into<String>) -> Erro
     Error::Undone { doing: doing.into(), left, source: Box::new(error) }
 }
 
-/// Writes the record of an exited container and releases it, in the background.
+/// Writes the record of an exited container and releases it, in the background: the threads that have to send the
+/// event do not wait for a disk.
 pub fn release_later(daemon: &Arc<Daemon>, container: Arc<Container>) {
     let daemon = daemon.clone();
     tokio::spawn(async move {
         let _one_at_a_time = container.operation.lock().await;
-        let is_known = daemon.containers.find(container.id.as_str()).is_some();
-        if is_known && let Err(error) = container.save() {
-            let container = container.id.short();
-            tracing::error!(container, error = chain(&error), "the end cannot be recorded");
+        if daemon.containers.find(container.id.as_str()).is_some() {
+            let ended = container.clone();
+            let saved = blocking(move || ended.save()).await.and_then(|saved| Ok(saved?));
+            if let Err(error) = saved {
+                let container = container.id.short();
+                tracing::error!(container, error = chain(&error), "the end cannot be recorded");
+            }
         }
         for failure in release_container(&daemon, &container).await {
             tracing::warn!(

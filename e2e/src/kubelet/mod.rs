@@ -3,6 +3,7 @@
 //! It gets what it would take from the machine from the node instead: `/var`, a cgroup root, the kernel's settings.
 //! What the manifests hold is the tests' affair.
 
+mod endpoints;
 pub mod pod;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use crate::exec::{Program, Running};
 use crate::http::Origin;
 use crate::node::{Dirs, Node};
 use crate::registry::loopback;
+use crate::tls::Files;
 use crate::{paths, wait};
 
 /// What the kubelet appends to the name of a static pod.
@@ -58,7 +60,8 @@ impl Kubelet {
         make_private(node, &top)?;
         make_cgroups(node)?;
         let config = top.join("config.json");
-        std::fs::write(&config, serde_json::to_vec_pretty(&configuration(node.dirs(), &top))?)?;
+        let files = Files::write(&top.join("pki"))?;
+        std::fs::write(&config, serde_json::to_vec_pretty(&configuration(node.dirs(), &top, &files))?)?;
         std::fs::write(top.join("resolv.conf"), "nameserver 127.0.0.1\n")?;
         let origin = Origin { address: loopback(READ_ONLY_PORT), holder: Some(node.holder_pid()) };
         let program = node
@@ -69,7 +72,9 @@ impl Kubelet {
             .arg(top.join("root"))
             .arg("--cert-dir")
             .arg(top.join("pki"))
-            .args(["--hostname-override", NODE_NAME, "--node-ip", NODE_IP]);
+            .args(["--hostname-override", NODE_NAME, "--node-ip", NODE_IP])
+            // The authorities that it trusts: the streaming server's certificate is verified by them.
+            .env("SSL_CERT_FILE", &files.certificate);
         let running = program.start(&top.join("log"))?;
         let mut kubelet = Self { running, program, top, logs: node.dirs().logs(), origin };
         kubelet.wait_healthy()?;
@@ -177,7 +182,7 @@ impl Kubelet {
 }
 
 /// The kubelet's configuration: quick to notice, content with cgroup v1 and with a machine that others use too.
-fn configuration(dirs: &Dirs, top: &Path) -> Value {
+fn configuration(dirs: &Dirs, top: &Path, files: &Files) -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -197,6 +202,9 @@ fn configuration(dirs: &Dirs, top: &Path) -> Value {
         "oomScoreAdj": 0,
         "maxOpenFiles": 20000,
         "address": "127.0.0.1",
+        "port": endpoints::PORT,
+        "tlsCertFile": files.certificate,
+        "tlsPrivateKeyFile": files.key,
         "readOnlyPort": READ_ONLY_PORT,
         "healthzPort": 0,
         "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},

@@ -80,9 +80,6 @@ impl Pod {
         self.drain_outputs(id);
         let Some(container) = self.containers.get_mut(id) else { return };
         let spec = &container.spec;
-        if spec.kill_cgroup {
-            cgroup::kill_all(&spec.cgroup.directories);
-        }
         let record = ExitRecord {
             version: RECORD_VERSION,
             container_id: spec.id.clone(),
@@ -98,12 +95,19 @@ impl Pod {
             boot_id: self.boot_id.clone(),
         };
         let (bytes, path) = (record.encode(), spec.exit_file.clone());
-        (container.stdin, container.terminal) = (None, None);
         container.phase = Phase::Ending { pid, record };
-        match sys::fork_into(0) {
-            Ok(sys::Fork::Child) => save_and_exit(&path, &bytes),
+        let saver = sys::fork_into(0);
+        if saver.as_ref().is_ok_and(|side| *side == sys::Fork::Child) {
+            save_and_exit(&path, &bytes);
+        }
+        // What only follows from the end is done while the record is being saved.
+        (container.stdin, container.terminal) = (None, None);
+        if container.spec.kill_cgroup {
+            cgroup::kill_all(&container.spec.cgroup.directories);
+        }
+        match saver {
             Ok(sys::Fork::Parent(saver)) => drop(self.children.insert(saver, Child::Saver(id.to_owned()))),
-            Err(_) => self.saver_ended(id, ExitStatus::Code(i32::from(!save(&path, &bytes)))),
+            _not_forked => self.saver_ended(id, ExitStatus::Code(i32::from(!save(&path, &bytes)))),
         }
     }
 
