@@ -34,7 +34,7 @@ pub struct Flow {
 /// What some flows have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Like {
-    /// The port that the sender aimed at, and its address where only one counts.
+    /// The port that the sender aimed at, and its address where only one counts; an IPv6 one is not looked at.
     AimedAt(u16, Option<IpAddr>),
     /// Who answers.
     AnsweredBy(IpAddr),
@@ -47,6 +47,12 @@ pub enum Like {
 /// [`NetError`].
 pub fn forget_alike(socket: &mut Socket, key: (u8, IpAddr), like: Like) -> Result<(), NetError> {
     let (protocol, address) = key;
+    // The kernel's comparison of IPv6 addresses is the wrong way round (as of 6.18).
+    let like = match like {
+        Like::AnsweredBy(IpAddr::V6(_)) => return forget(socket, key, &|flow| like.fits(flow)),
+        Like::AimedAt(port, Some(IpAddr::V6(_))) => Like::AimedAt(port, None),
+        other => other,
+    };
     let mut query = Attributes::default();
     let (tuple, flags) = like.tuple(protocol);
     query.nest(if like.is_of_reply() { TUPLE_REPLY } else { TUPLE_ORIGINAL }, |inner| inner.append(&tuple));
@@ -77,12 +83,11 @@ impl Like {
         let (mut tuple, mut flags) = (Attributes::default(), OF_PROTOCOL);
         if let Some(address) = address {
             flags |= of_address;
-            // IPv4 source and destination are 1 and 2, IPv6 3 and 4.
-            let kind = of_address as u16 + if address.is_ipv4() { 0 } else { 2 };
+            // Source and destination of IPv4 are 1 and 2, of IPv6 3 and 4.
             tuple.nest(1, |ip| {
                 match address {
-                    IpAddr::V4(v4) => ip.bytes(kind, &v4.octets()),
-                    IpAddr::V6(v6) => ip.bytes(kind, &v6.octets()),
+                    IpAddr::V4(v4) => ip.bytes(of_address as u16, &v4.octets()),
+                    IpAddr::V6(v6) => ip.bytes(of_address as u16 + 2, &v6.octets()),
                 };
             });
         }

@@ -186,7 +186,8 @@ impl Socket {
                 if header.message_type != NLMSG_ERROR {
                     answers[position] = Some(Answer { kind: header.message_type, body: body.to_vec() });
                 } else if let Some(refusal) = refusal(&header, body) {
-                    let refused = NetError::Refused { what: questions[position].what.clone(), position, refusal };
+                    let refused =
+                        NetError::Refused { what: questions[position].what.clone(), position, refusal };
                     first_refused = first_refused.or((!refused.is_missing()).then_some(refused));
                 }
             }

@@ -132,7 +132,8 @@ impl Tables {
     /// [`NetError`].
     pub fn read(socket: &mut Socket) -> Result<Self, NetError> {
         let what = "listing nf_tables tables".to_owned();
-        let mut question = message(what, (TableFamily::Inet, Kind::GetTable), NLM_F_DUMP, Attributes::default());
+        let mut question =
+            message(what, (TableFamily::Inet, Kind::GetTable), NLM_F_DUMP, Attributes::default());
         // Of every family.
         question.body[0] = 0;
         let table = |body: &[u8]| Some((*body.first()?, text(attribute(body.get(4..)?, 1)?)));

@@ -16,8 +16,8 @@ use crate::net::socket::Socket;
 
 /// Where the notes are.
 pub const OWNED: Map = Map { name: "owned", key: &[Field::Ipv6, Field::Number], data: &[Field::Number] };
-/// NFT_USERDATA_MAXLEN, bytes.
-const USER_DATA: usize = 256;
+/// The kernel takes up to 256 bytes, but counts them in one byte, with what it keeps beside them.
+const USER_DATA: usize = 240;
 /// Type of the list of keys in user data; tools show only comments.
 const KEYS: u8 = 0xb0;
 
@@ -65,8 +65,9 @@ pub fn holding(socket: &mut Socket, table: &Table, owner: &str) -> Result<Option
         let map = table.maps.iter().find(|map| map.name == name)?;
         Some((map.name, key.to_vec()))
     };
-    let lists = notes.iter().flat_map(|note| user_data(&note.user_data, KEYS));
-    let listed: Vec<_> = lists.flat_map(entries).filter_map(known).collect();
+    let lists: Option<Vec<&[u8]>> = notes.iter().map(|note| user_data(&note.user_data, KEYS)).collect();
+    let Some(lists) = lists else { return Ok(None) };
+    let listed: Vec<_> = lists.into_iter().flat_map(entries).filter_map(known).collect();
     let found = elements_at(socket, table.id(), &listed)?;
     let own = listed.iter().zip(found).filter_map(|((map, _), found)| Some((*map, found?.element)));
     let elements = own.filter(|(_, element)| element.owner == owner).collect();
@@ -180,15 +181,17 @@ mod tests {
             let wanted = elements.iter().map(|element| ("ports4".to_owned(), element.key.clone()));
             let wanted: Vec<_> = if expect == 0 { Vec::new() } else { wanted.collect() };
             assert_eq!(listed, wanted);
-            let told = |note: &Note| note.element.data == Target::Value((expect as u32).to_be_bytes().to_vec());
+            let told =
+                |note: &Note| note.element.data == Target::Value((expect as u32).to_be_bytes().to_vec());
             assert!(notes.iter().all(told));
         };
         check(14, 0, 0);
         check(14, 3, 1);
+        check(75, 10, 1);
         check(75, 11, 2);
         check(75, 1000, 100);
-        check(235, 1, 1);
-        check(236, 1, 0);
+        check(219, 1, 1);
+        check(220, 1, 0);
     }
 
     #[test]

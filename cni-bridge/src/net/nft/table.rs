@@ -168,12 +168,7 @@ impl Table {
     ///
     /// # Errors
     /// [`NetError`].
-    pub fn remove_of(
-        &self,
-        socket: &mut Socket,
-        tables: &Tables,
-        owner: &str,
-    ) -> Result<Removed, NetError> {
+    pub fn remove_of(&self, socket: &mut Socket, tables: &Tables, owner: &str) -> Result<Removed, NetError> {
         if !tables.has(self.family as u8, self.name) {
             return Ok(Removed::new());
         }

@@ -44,8 +44,7 @@ impl Plugin for PortMap {
         let mut socket = Socket::netfilter()?;
         let asked: Vec<usize> = conf.to_be_found().collect();
         free::choose(&mut socket, &owner, &mut conf.mappings)?;
-        let published =
-            publish(&mut socket, &conf, (&owner, &addresses), (Table::insert, flows::to_ports));
+        let published = publish(&mut socket, &conf, (&owner, &addresses), (Table::insert, flows::to_ports));
         if published.is_err() {
             // The first error is the one to report; what is left, DEL will find.
             let _ = publish::remove(&mut socket, &|tag| tag == owner.tag());
