@@ -11,7 +11,7 @@ use super::masquerade::of_family;
 use crate::net::NetError;
 use crate::net::nft::{
     Chain, Conflict, Element, Expression, Field, HeaderField, Hook, InsertError, Map, Meta, OnDemand, Rule,
-    Table, TableFamily, Verdict,
+    Table, TableFamily, Tables, Verdict,
 };
 use crate::net::socket::Socket;
 use crate::owner::{Owner, hashed_name, is_stale};
@@ -58,8 +58,8 @@ pub fn mend(socket: &mut Socket, owner: &Owner, network: &str, addresses: &[IpNe
 ///
 /// # Errors
 /// [`NetError`].
-pub fn remove(socket: &mut Socket, owner: &Owner) -> Result<(), NetError> {
-    table().remove(socket, &|tag| tag == owner.tag()).map(|_| ())
+pub fn remove(socket: &mut Socket, tables: &Tables, owner: &Owner) -> Result<(), NetError> {
+    table().remove_of(socket, tables, owner.tag()).map(|_| ())
 }
 
 /// Forgets everything of the network that belongs to no valid attachment.

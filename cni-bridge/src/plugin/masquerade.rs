@@ -11,7 +11,7 @@ use super::prev_result;
 use crate::net::NetError;
 use crate::net::nft::{
     Chain, Conflict, Element, Expression, Field, HeaderField, Hook, InsertError, Map, Meta, OnDemand, Rule,
-    Table, TableFamily, Verdict,
+    Table, TableFamily, Tables, Verdict,
 };
 use crate::net::socket::Socket;
 use crate::owner::{Owner, is_stale};
@@ -66,9 +66,9 @@ pub fn repair(request: &Request, attachment: &Attachment) -> Result<(), CniError
 ///
 /// # Errors
 /// [`NetError`].
-pub fn remove(socket: &mut Socket, owner: &Owner) -> Result<(), NetError> {
-    if table().remove(socket, &|tag| tag == owner.tag())?.is_empty() {
-        predecessor::forget(socket, Trade::Masquerade, &|trace| trace.is_of(owner))?;
+pub fn remove(socket: &mut Socket, tables: &Tables, owner: &Owner) -> Result<(), NetError> {
+    if table().remove_of(socket, tables, owner.tag())?.is_empty() {
+        predecessor::forget(socket, tables, Trade::Masquerade, &|trace| trace.is_of(owner))?;
     }
     Ok(())
 }
@@ -79,7 +79,8 @@ pub fn remove(socket: &mut Socket, owner: &Owner) -> Result<(), NetError> {
 /// [`NetError`].
 pub fn gc(socket: &mut Socket, network: &NetworkName, valid: &[Attachment]) -> Result<(), NetError> {
     table().remove(socket, &|tag| is_stale(tag, network, valid))?;
-    predecessor::forget(socket, Trade::Masquerade, &|trace| trace.is_stale(network, valid))
+    let tables = Tables::read(socket)?;
+    predecessor::forget(socket, &tables, Trade::Masquerade, &|trace| trace.is_stale(network, valid))
 }
 
 /// What is missing, in words.

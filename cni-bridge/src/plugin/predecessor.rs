@@ -8,6 +8,7 @@
 use proto::cni::{Attachment, NetworkName};
 
 use crate::net::NetError;
+use crate::net::nft::Tables;
 use crate::net::nft::foreign::{self, ForeignRule, INET, IPV4, IPV6, Place};
 use crate::net::socket::Socket;
 use crate::owner::Owner;
@@ -96,12 +97,17 @@ impl Trace {
     }
 }
 
-/// Removes every rule whose trace `gone` names, with the chains that belong to it.
+/// Removes every rule in one of `tables` whose trace `gone` names, with the chains that belong to it.
 ///
 /// # Errors
 /// [`NetError`].
-pub fn forget(socket: &mut Socket, trade: Trade, gone: &dyn Fn(&Trace) -> bool) -> Result<(), NetError> {
-    for place in present(socket, trade)? {
+pub fn forget(
+    socket: &mut Socket,
+    tables: &Tables,
+    trade: Trade,
+    gone: &dyn Fn(&Trace) -> bool,
+) -> Result<(), NetError> {
+    for place in present(tables, trade) {
         let rules = foreign::rules(socket, place)?;
         let is_gone = |rule: &&ForeignRule| trade.trace(place, rule).is_some_and(|trace| gone(&trace));
         let going: Vec<ForeignRule> = rules.iter().filter(is_gone).cloned().collect();
@@ -118,7 +124,7 @@ pub fn forget(socket: &mut Socket, trade: Trade, gone: &dyn Fn(&Trace) -> bool) 
 /// # Errors
 /// [`NetError`].
 pub fn has_any(socket: &mut Socket, trade: Trade, owner: &Owner) -> Result<bool, NetError> {
-    for place in present(socket, trade)? {
+    for place in present(&Tables::read(socket)?, trade) {
         let rules = foreign::rules(socket, place)?;
         if rules.iter().any(|rule| trade.trace(place, rule).is_some_and(|trace| trace.is_of(owner))) {
             return Ok(true);
@@ -127,12 +133,9 @@ pub fn has_any(socket: &mut Socket, trade: Trade, owner: &Owner) -> Result<bool,
     Ok(false)
 }
 
-/// The places that this host has: mostly none, which one question tells.
-fn present(socket: &mut Socket, trade: Trade) -> Result<Vec<Place>, NetError> {
-    let tables = foreign::tables(socket)?;
-    let is =
-        |place: &&Place| tables.iter().any(|(family, name)| *family == place.family && name == place.table);
-    Ok(trade.places().iter().filter(is).copied().collect())
+/// The places that this host has: mostly none.
+fn present(tables: &Tables, trade: Trade) -> Vec<Place> {
+    trade.places().iter().filter(|place| tables.has(place.family, place.table)).copied().collect()
 }
 
 #[cfg(test)]

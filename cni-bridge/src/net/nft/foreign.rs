@@ -17,7 +17,6 @@ pub const IPV6: u8 = 10;
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
-const GET_TABLE: u16 = SUBSYSTEM << 8 | 1;
 const DEL_CHAIN: u16 = SUBSYSTEM << 8 | 5;
 const GET_RULE: u16 = SUBSYSTEM << 8 | 7;
 const DEL_RULE: u16 = SUBSYSTEM << 8 | 8;
@@ -42,17 +41,6 @@ pub struct ForeignRule {
     pub comment: String,
     /// The chain that it sends packets to.
     pub target: Option<String>,
-}
-
-/// Family and name of every table.
-///
-/// # Errors
-/// [`NetError`].
-pub fn tables(socket: &mut Socket) -> Result<Vec<(u8, String)>, NetError> {
-    let question = request("listing nf_tables tables".to_owned(), GET_TABLE, 0, Attributes::default());
-    let answers = socket.ask(&Message { flags: NLM_F_DUMP, ..question })?;
-    let table = |body: &[u8]| Some((*body.first()?, text(attribute(body.get(4..)?, 1)?)));
-    Ok(answers.iter().filter_map(|answer| table(&answer.body)).collect())
 }
 
 /// The rules of a table; empty where it is not there.

@@ -2,16 +2,18 @@
 //!
 //! - [`Table`]: a table as it should be; elements come and go with their owners
 //! - [`Batch`]: an atomic transaction
+//! - `register`: who has which elements, so that nobody lists everybody's
 //! - [`Expression`]: what rules are made of
 
 mod batch;
 mod expression;
 pub mod foreign;
 mod query;
+mod register;
 mod table;
 pub(crate) mod wire;
 
 pub use batch::{Batch, Chain, Element, Field, Hook, Map, Rule, TableFamily, TableId, Target};
 pub use expression::{Expression, HeaderField, Meta, Verdict};
-pub use query::{FoundRule, chain_exists, element, elements, generation, rules, rules_of};
+pub use query::{FoundRule, Tables, chain_exists, element, elements, generation, rules, rules_of};
 pub use table::{Conflict, InsertError, OnDemand, Removed, Table};

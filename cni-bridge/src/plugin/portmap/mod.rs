@@ -15,9 +15,9 @@ use std::path::Path;
 use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
-use super::predecessor::{self, Trade};
+use super::predecessor::{self, Trace, Trade};
 use super::{collect, damaged, prev_result};
-use crate::net::nft::{self, Table};
+use crate::net::nft::{self, Table, Tables};
 use crate::net::socket::Socket;
 use crate::net::{background, link, route, sysctl};
 use crate::owner::{Owner, is_stale};
@@ -44,7 +44,7 @@ impl Plugin for PortMap {
         let mut socket = Socket::netfilter()?;
         let asked: Vec<usize> = conf.to_be_found().collect();
         free::choose(&mut socket, &owner, &mut conf.mappings)?;
-        let published = publish(&mut socket, &conf, (&owner, &addresses), Table::insert);
+        let published = publish(&mut socket, &conf, (&owner, &addresses), (Table::insert, flows::to_ports));
         if published.is_err() {
             // The first error is the one to report; what is left, DEL will find.
             let _ = publish::remove(&mut socket, &|tag| tag == owner.tag());
@@ -57,9 +57,11 @@ impl Plugin for PortMap {
     fn del(&self, request: &Request, attachment: &Attachment, _: Option<&Path>) -> Result<(), CniError> {
         let owner = Owner::new(&request.conf.name, attachment)?;
         let mut socket = Socket::netfilter()?;
-        let removed = publish::withdraw(&mut socket, &|tag| tag == owner.tag())?;
+        let tables = Tables::read(&mut socket)?;
+        let removed = publish::withdraw_of(&mut socket, &tables, &owner)?;
         if removed.is_empty() {
-            return Ok(predecessor::forget(&mut socket, Trade::Ports, &|trace| trace.is_of(&owner))?);
+            let of_owner = |trace: &Trace| trace.is_of(&owner);
+            return Ok(predecessor::forget(&mut socket, &tables, Trade::Ports, &of_owner)?);
         }
         // Flows to the pod lead nowhere any more, and the next ADD of their port forgets them too; finding them takes
         // a walk through the table that the whole machine shares.
@@ -103,7 +105,7 @@ impl Plugin for PortMap {
         if whole || predecessor::has_any(&mut socket, Trade::Ports, &owner)? {
             return Ok(());
         }
-        publish(&mut socket, &conf, (&owner, &addresses), Table::mend)
+        publish(&mut socket, &conf, (&owner, &addresses), (Table::mend, flows::to_others))
     }
 
     fn gc(&self, request: &Request) -> Result<(), CniError> {
@@ -111,8 +113,9 @@ impl Plugin for PortMap {
         let stale = |tag: &str| is_stale(tag, &request.conf.name, &valid);
         let mut socket = Socket::netfilter()?;
         let removed = publish::remove(&mut socket, &stale);
-        let of_other = |trace: &predecessor::Trace| trace.is_stale(&request.conf.name, &valid);
-        let theirs = predecessor::forget(&mut socket, Trade::Ports, &of_other);
+        let of_other = |trace: &Trace| trace.is_stale(&request.conf.name, &valid);
+        let theirs = Tables::read(&mut socket)
+            .and_then(|tables| predecessor::forget(&mut socket, &tables, Trade::Ports, &of_other));
         collect([removed.map_err(CniError::from), theirs.map_err(CniError::from)])
     }
 
@@ -129,10 +132,10 @@ fn publish(
     socket: &mut Socket,
     conf: &PortMapConf,
     (owner, addresses): (&Owner, &[IpNet]),
-    place: Place,
+    (place, forget): (Place, flows::Forget),
 ) -> Result<(), CniError> {
     Publication::new(conf, owner, addresses).place(socket, place)?;
-    flows::after_publishing(socket, &conf.mappings, addresses)?;
+    forget(socket, &conf.mappings, addresses)?;
     match needs_localnet(conf, addresses) {
         Some(pod) => open_localnet(socket, pod),
         None => Ok(()),
