@@ -132,7 +132,8 @@ impl ProgramCopies {
     /// The copy of the program at `path` as that is now, none where it is run from its file. Blocks.
     pub fn get(&self, path: &Path) -> Option<Arc<ProgramCopy>> {
         let original = FileIdentity::of(path).ok()?;
-        let known = self.lock().get(path).filter(|kept| kept.original == original).map(|kept| kept.copy.clone());
+        let known =
+            self.lock().get(path).filter(|kept| kept.original == original).map(|kept| kept.copy.clone());
         if let Some(copy) = known {
             return copy;
         }

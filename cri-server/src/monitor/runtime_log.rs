@@ -69,7 +69,11 @@ mod tests {
         check(r#"{"timestamp":"t","level":"ERROR","fields":{"message":"m"}}"#, "", Some("m"));
         check(r#"{"level":"ERROR","message":"m","target":"youki"}"#, "", Some("m"));
         check("not json", "", Some("not json"));
-        check("", "Error: no seal\n\nCaused by:\n    busy (os error 16)\n", Some("no seal: busy (os error 16)"));
+        check(
+            "",
+            "Error: no seal\n\nCaused by:\n    busy (os error 16)\n",
+            Some("no seal: busy (os error 16)"),
+        );
         let chain = "noise\nError: a\n\nCaused by:\n    0: b: c\n    1: d\n\nStack backtrace:\n   0: main\n";
         check("", chain, Some("a: b: c: d"));
         check("", "Caused by:\n", Some("Caused by:"));

@@ -17,6 +17,7 @@ const BATCH_END: u16 = 17;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     NewTable = 0,
+    GetTable = 1,
     DelTable = 2,
     NewChain = 3,
     GetChain = 4,

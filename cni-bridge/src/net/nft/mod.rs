@@ -6,12 +6,11 @@
 
 mod batch;
 mod expression;
-pub mod foreign;
 mod query;
 mod table;
 pub(crate) mod wire;
 
 pub use batch::{Batch, Chain, Element, Field, Hook, Map, Rule, TableFamily, TableId, Target};
 pub use expression::{Expression, HeaderField, Meta, Verdict};
-pub use query::{FoundRule, chain_exists, element, elements, generation, rules, rules_of};
-pub use table::{Conflict, InsertError, OnDemand, Removed, Table};
+pub use query::{FoundRule, all_rules, chain_exists, element, elements, generation, rules, rules_of, tables};
+pub use table::{Conflict, InsertError, OnDemand, Place, Removed, Table};

@@ -51,6 +51,10 @@ pub enum Conflict {
 /// Elements that were removed, with the names of their maps.
 pub type Removed = Vec<(&'static str, Element)>;
 
+/// How elements get into a table: [`Table::insert`] or [`Table::mend`].
+pub type Place =
+    fn(&Table, &mut Socket, &[(&'static str, Element, Conflict)], &[OnDemand]) -> Result<(), InsertError>;
+
 /// Why elements were not added.
 #[derive(Debug, thiserror::Error)]
 pub enum InsertError {

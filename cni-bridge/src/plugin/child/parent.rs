@@ -82,6 +82,9 @@ pub fn ensure(host: &mut Socket, conf: &ChildConf, plan: &Plan, ledger: &Ledger)
         found = link::get(host, &plan.name)?;
     }
     let parent = found.ok_or_else(|| gone(&plan.name))?;
+    if is_own(&parent) {
+        count_here(host, &parent, ledger)?;
+    }
     if is_own(&parent) && !parent.up {
         host.apply(&[link::set_up(&parent)])?;
     } else {
@@ -99,6 +102,23 @@ pub fn ensure(host: &mut Socket, conf: &ChildConf, plan: &Plan, ledger: &Ledger)
         })?;
     }
     Ok(parent)
+}
+
+/// A link of Berth's says where its users are counted: elsewhere its last one would be another than here.
+fn count_here(host: &mut Socket, parent: &Link, ledger: &Ledger) -> Result<(), CniError> {
+    let here = ledger.name();
+    match parent.alias.as_str() {
+        alias if alias == here => Ok(()),
+        // Just made, or by an ADD that was killed.
+        "" if ledger.is_marked(&mark_of_made(&parent.name)) => {
+            Ok(host.apply(&[link::set_alias(parent, &here)])?)
+        }
+        alias => {
+            let problem =
+                format!("the users of link {} are counted elsewhere ({alias:?}), not in {here}", parent.name);
+            Err(CniError::config("stateDir", problem))
+        }
+    }
 }
 
 /// Whether a parent that is there is up and large enough.
@@ -202,7 +222,8 @@ fn retire(host: &mut Socket, ledger: &Ledger, name: &str) -> Result<(), CniError
         if ledger.is_marked(&promiscuous) {
             host.apply(&[link::clear_promiscuous(&found)])?;
         }
-        if ledger.is_marked(&made) && is_own(&found) {
+        let counted_here = found.alias.is_empty() || found.alias == ledger.name();
+        if ledger.is_marked(&made) && is_own(&found) && counted_here {
             removal::remove(host, &found)?;
         }
     }
