@@ -10,4 +10,6 @@ pub mod net;
 pub mod owner;
 pub mod plugin;
 pub mod repair;
+#[cfg(test)]
+mod sample;
 pub mod turn;

@@ -1,7 +1,8 @@
 //! Addresses that pods of several networks have at once, because the networks have the same subnet.
 //!
 //! A map has one element for an address: it is the first pod's. What the others would have there stands in the map
-//! `claims` of the same table, and when the element's owner goes, one of them gets it, in the same transaction.
+//! `claims` of the same table, and when the element's owner goes, one of them gets it, in the same transaction. A claim
+//! stays as long as its owner.
 //! Within a network an address is one pod's: whoever had it before has lost it.
 
 use std::path::Path;
@@ -103,7 +104,6 @@ fn hand_over(socket: &mut Socket, table: &Table, gone: &dyn Fn(&str) -> bool) ->
             batch.delete_element(map, &key);
         }
         batch.add_element(map, &Element { key, ..claim.clone() });
-        batch.delete_element(CLAIMS.name, &claim.key);
         match batch.commit(socket, None) {
             Ok(()) => removed.extend(held.map(|held| (map, held))),
             // Somebody came first, or `nft flush ruleset` did.

@@ -18,6 +18,8 @@ mod portmap;
 mod ptp;
 mod races;
 mod repair;
+mod sources;
+mod status;
 mod switch;
 mod tuning;
 mod wire;

@@ -45,6 +45,7 @@ impl Plugin for Bridge {
 
     fn status(&self, request: &Request) -> Result<(), CniError> {
         let conf = BridgeConf::parse(request)?;
+        switch::expect_open(&mut Socket::route()?, &conf)?;
         if conf.has_ipam { ipam::status(request) } else { Ok(()) }
     }
 

@@ -156,6 +156,17 @@ pub fn probe(host: &mut Socket, conf: &ChildConf, network: &NetworkName) -> Resu
     fits(&link::get(host, lowest)?.ok_or_else(|| gone(lowest))?, conf)
 }
 
+/// Whether the link that the configuration names is gone or down, so that what is on top of it reaches nobody.
+///
+/// # Errors
+/// [`crate::net::NetError`].
+pub fn is_unusable(host: &mut Socket, conf: &ChildConf) -> Result<bool, CniError> {
+    match &conf.master {
+        Master::Link(name) => Ok(!link::get(host, name)?.is_some_and(|parent| parent.up)),
+        _ => Ok(false),
+    }
+}
+
 fn make(host: &mut Socket, name: &str, made: &Made, mtu: Option<u32>) -> Result<(), CniError> {
     let outcome = match made {
         Made::Nowhere => sublink::create_nowhere(host, name, mtu),
