@@ -79,3 +79,31 @@ fn within_a_network_the_last_one_has_the_address() {
     node.del("b", None).unwrap();
     assert_eq!(node.leftovers(), [""; 0]);
 }
+
+/// Tables of an earlier version have no claims.
+#[test]
+fn an_earlier_versions_table_is_used_and_removed() {
+    if !privileged() {
+        return;
+    }
+    let (mut node, lists) = node();
+    let pods = [NetNs::new(), NetNs::new()];
+    let forget_claims = |node: &Node| {
+        for table in ["berth_masquerade", "berth_isolation"] {
+            node.host.output("nft", &["delete", "map", "inet", table, "claims"]);
+        }
+    };
+    node.list = lists[0].clone();
+    let first = node.add("a", &pods[0], Value::Null).unwrap();
+    forget_claims(&node);
+    node.list = lists[1].clone();
+    let second = node.add("a", &pods[1], Value::Null).unwrap();
+    node.check("a", &pods[1], Value::Null, &second).unwrap();
+    node.del("a", None).unwrap();
+    node.list = lists[0].clone();
+    node.check("a", &pods[0], Value::Null, &first).unwrap();
+    forget_claims(&node);
+    node.del("a", None).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
+    assert!(!node.host.output("nft", &["list", "tables"]).contains("berth_masquerade"));
+}

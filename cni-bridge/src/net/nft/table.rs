@@ -204,8 +204,11 @@ impl Table {
         gone: &dyn Fn(&str) -> bool,
     ) -> Result<Option<(Removed, usize)>, NetError> {
         let (mut going, mut left) = (Removed::new(), 0);
+        let mut there = false;
         for map in &self.maps {
-            let Some(found) = elements(socket, self.id(), map.name)? else { return Ok(None) };
+            // Earlier versions made tables with fewer maps.
+            let Some(found) = elements(socket, self.id(), map.name)? else { continue };
+            there = true;
             for element in found {
                 if gone(&element.owner) {
                     going.push((map.name, element));
@@ -214,7 +217,7 @@ impl Table {
                 }
             }
         }
-        Ok(Some((going, left)))
+        Ok(there.then_some((going, left)))
     }
 
     /// What is missing or different, in words; `None` when all is in place.
