@@ -4,7 +4,7 @@
 //! It also says in which boot and for which network namespace the addresses were given: what an earlier boot gave is
 //! free again, because no namespace has survived that.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
@@ -95,7 +95,9 @@ impl<'a> Owners<'a> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         match rustix::fs::openat(self.store, path(name), flags, Mode::empty()) {
             Ok(fd) => {
-                Ok(Held::parse(&io::read_to_string(io::Read::take(std::fs::File::from(fd), 64 << 10))?))
+                let mut text = String::with_capacity(512);
+                std::fs::File::from(fd).take(64 << 10).read_to_string(&mut text)?;
+                Ok(Held::parse(&text))
             }
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno.into()),

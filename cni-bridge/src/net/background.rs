@@ -4,10 +4,7 @@
 //! removed rules are freed, with all of nf_tables locked. A child process does that waiting. It outlives this one by
 //! a fraction of a second and leaves nothing behind when it is killed: the kernel finishes by itself.
 
-use std::fs::File;
 use std::time::Duration;
-
-use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 /// After this long removed rules have been freed, and closing the socket does not lock anybody out.
 const UNTIL_FREED: Duration = Duration::from_millis(100);
@@ -33,9 +30,9 @@ pub fn leave<T>(work: impl FnOnce() -> T) {
 /// Lets go of the parent's session and streams: a runtime reads them to their end.
 fn detach() {
     let _ = rustix::process::setsid();
-    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
-        let _ = dup2_stdin(&null);
-        let _ = dup2_stdout(&null);
-        let _ = dup2_stderr(&null);
+    for stream in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        // SAFETY: nobody owns these descriptors but the standard library, which reads and writes nothing here and
+        // would take a refusal for the end of the stream.
+        unsafe { libc::close(stream) };
     }
 }

@@ -19,6 +19,8 @@ const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
+/// CTA_FILTER_F_CTA_PROTO_NUM.
+const OF_PROTOCOL: u32 = 1 << 3;
 
 /// One tracked flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +31,85 @@ pub struct Flow {
     pub answers: IpAddr,
 }
 
-/// Forgets the flows of a transport protocol that `stale` picks, of one address family.
+/// What some flows have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Like {
+    /// The port that the sender aimed at, and its address where only one counts; an IPv6 one is not looked at.
+    AimedAt(u16, Option<IpAddr>),
+    /// Who answers.
+    AnsweredBy(IpAddr),
+}
+
+/// Forgets the flows of a transport protocol that are alike, of one address family. The kernel picks them itself: that
+/// passes over the empty places of its table without a look, a listing locks each.
+///
+/// # Errors
+/// [`NetError`].
+pub fn forget_alike(socket: &mut Socket, key: (u8, IpAddr), like: Like) -> Result<(), NetError> {
+    let (protocol, address) = key;
+    // The kernel's comparison of IPv6 addresses is the wrong way round (as of 6.18).
+    let like = match like {
+        Like::AnsweredBy(IpAddr::V6(_)) => return forget(socket, key, &|flow| like.fits(flow)),
+        Like::AimedAt(port, Some(IpAddr::V6(_))) => Like::AimedAt(port, None),
+        other => other,
+    };
+    let mut query = Attributes::default();
+    let (tuple, flags) = like.tuple(protocol);
+    query.nest(if like.is_of_reply() { TUPLE_REPLY } else { TUPLE_ORIGINAL }, |inner| inner.append(&tuple));
+    query.nest(FILTER, |filter| {
+        filter.bytes(if like.is_of_reply() { 2 } else { 1 }, &flags.to_ne_bytes());
+    });
+    // Kernels that cannot take it for the name of a single flow, and refuse it as incomplete.
+    match socket.apply(&[message("forgetting tracked flows", (DELETE, 0), family(address), query)]) {
+        Err(NetError::Refused { .. }) => forget(socket, key, &|flow| like.fits(flow)),
+        other => other,
+    }
+}
+
+impl Like {
+    fn is_of_reply(self) -> bool {
+        matches!(self, Self::AnsweredBy(_))
+    }
+
+    /// Attributes of a tuple, and CTA_FILTER_F_ flags that say what of it counts.
+    fn tuple(self, protocol: u8) -> (Vec<u8>, u32) {
+        const SOURCE: u32 = 1 << 0;
+        const DESTINATION: u32 = 1 << 1;
+        const DESTINATION_PORT: u32 = 1 << 5;
+        let (port, address, of_address) = match self {
+            Self::AimedAt(port, address) => (Some(port), address, DESTINATION),
+            Self::AnsweredBy(address) => (None, Some(address), SOURCE),
+        };
+        let (mut tuple, mut flags) = (Attributes::default(), OF_PROTOCOL);
+        if let Some(address) = address {
+            flags |= of_address;
+            // Source and destination of IPv4 are 1 and 2, of IPv6 3 and 4.
+            tuple.nest(1, |ip| {
+                match address {
+                    IpAddr::V4(v4) => ip.bytes(of_address as u16, &v4.octets()),
+                    IpAddr::V6(v6) => ip.bytes(of_address as u16 + 2, &v6.octets()),
+                };
+            });
+        }
+        tuple.nest(2, |proto| {
+            proto.bytes(1, &[protocol]);
+            if let Some(port) = port {
+                flags |= DESTINATION_PORT;
+                proto.bytes(3, &port.to_be_bytes());
+            }
+        });
+        (tuple.into_bytes(), flags)
+    }
+
+    fn fits(self, flow: &Flow) -> bool {
+        match self {
+            Self::AimedAt(port, _) => flow.port == port,
+            Self::AnsweredBy(address) => flow.answers == address,
+        }
+    }
+}
+
+/// Forgets the flows of a transport protocol that `stale` picks out of a listing, of one address family.
 ///
 /// # Errors
 /// [`NetError`].
@@ -37,10 +117,9 @@ pub fn forget(socket: &mut Socket, key: (u8, IpAddr), stale: &dyn Fn(&Flow) -> b
     if is_empty(socket)? {
         return Ok(());
     }
-    let (protocol, like) = key;
-    let family = if like.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8;
+    let (protocol, address) = key;
+    let family = family(address);
     // Kernels that do not filter list everything; what is not of the protocol is then passed over below.
-    const OF_PROTOCOL: u32 = 1 << 3;
     let mut query = Attributes::default();
     query.nest(TUPLE_ORIGINAL, |tuple| {
         tuple.nest(2, |proto| {
@@ -79,6 +158,10 @@ fn is_empty(socket: &mut Socket) -> Result<bool, NetError> {
     let answers = socket.ask(&question)?;
     let count = answers.first().and_then(|answer| attribute(answer.body.get(4..)?, ENTRIES));
     Ok(count == Some(&[0; 4]))
+}
+
+fn family(like: IpAddr) -> u8 {
+    (if like.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }) as u8
 }
 
 fn message(what: &str, (kind, flags): (u16, u16), family: u8, attributes: Attributes) -> Message {

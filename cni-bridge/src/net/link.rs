@@ -11,6 +11,9 @@ use netlink_packet_route::link::{
     LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
 };
 
+use rustix::io::Errno;
+use rustix::net::netdevice;
+
 use super::error::NetError;
 use super::socket::{Answer, Message, Socket, decode};
 use super::sublink::Detail;
@@ -106,6 +109,18 @@ pub fn by_index(socket: &mut Socket, index: u32) -> Result<Option<Link>, NetErro
     let mut query = LinkMessage::default();
     query.header.index = index;
     look_up(socket, format!("looking up link number {index}"), query)
+}
+
+/// Whether a link is gone, or its name is another's. Does not wait for whoever changes links at the moment.
+///
+/// # Errors
+/// [`NetError`].
+pub fn is_gone(socket: &mut Socket, link: &Link) -> Result<bool, NetError> {
+    match netdevice::name_to_index(&*socket, &link.name) {
+        Ok(index) => Ok(index != link.index),
+        Err(Errno::NODEV) => Ok(true),
+        Err(_) => Ok(get(socket, &link.name)?.is_none_or(|found| found.index != link.index)),
+    }
 }
 
 fn look_up(socket: &mut Socket, what: String, mut query: LinkMessage) -> Result<Option<Link>, NetError> {

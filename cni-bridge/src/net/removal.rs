@@ -7,6 +7,12 @@ use super::error::NetError;
 use super::link::{self, Link};
 use super::socket::Socket;
 
+/// Longest wait for the child.
+const UNTIL_GONE: Duration = Duration::from_millis(500);
+/// Bounds of the pause between looks.
+const SHORTEST: Duration = Duration::from_micros(30);
+const LONGEST: Duration = Duration::from_millis(2);
+
 /// Removes a link that may be gone already.
 ///
 /// # Errors
@@ -29,15 +35,13 @@ pub fn remove_quickly<T>(mut socket: Socket, link: &Link, kept: T) -> Result<(),
         let _ = link::delete(&mut own, link);
         kept
     });
-    let deadline = Instant::now() + Duration::from_millis(500);
-    let same = |found: &Link| found.index == link.index && found.alias == link.alias;
-    let mut pause = Duration::from_micros(100);
-    while Instant::now() < deadline {
-        std::thread::sleep(pause);
-        if !link::get(&mut socket, &link.name)?.as_ref().is_some_and(same) {
+    let start = Instant::now();
+    while start.elapsed() < UNTIL_GONE {
+        // Looks are cheap; so the last pause is short beside the whole wait.
+        std::thread::sleep((start.elapsed() / 4).clamp(SHORTEST, LONGEST));
+        if link::is_gone(&mut socket, link)? {
             return Ok(());
         }
-        pause = (pause * 2).min(Duration::from_millis(4));
     }
     remove(&mut socket, link)
 }

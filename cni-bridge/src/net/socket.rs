@@ -4,7 +4,7 @@
 //! timeout only guards against surprises. A socket stays in the network namespace that it was opened in.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
@@ -25,6 +25,8 @@ use super::error::{NetError, Refusal};
 /// Large enough for any datagram that the kernel makes of a dump.
 const BUFFER: usize = 64 << 10;
 const HEADER: usize = 16;
+/// So many answers of one message each fit the kernel's default buffer.
+const AT_ONCE: usize = 64;
 /// Larger requests than this, in bytes, may not fit the kernel's default buffers.
 const USUAL_REQUEST: usize = 32 << 10;
 
@@ -136,13 +138,7 @@ impl Socket {
 
     /// Sends `messages` and reads acknowledgements until `over` says of one that it is the last.
     fn exchange(&mut self, messages: &[Message], over: &dyn Fn(usize, bool) -> bool) -> Result<(), NetError> {
-        let first = self.sequence.wrapping_add(1);
-        let mut bytes = Vec::new();
-        for message in messages {
-            self.sequence = self.sequence.wrapping_add(1);
-            message.emit(&mut bytes, self.sequence);
-        }
-        self.transmit(&bytes, &messages[0].what)?;
+        let first = self.send(messages)?;
         let mut first_refused = None;
         loop {
             for (header, body) in Datagram(self.receive(&messages[0].what)?) {
@@ -162,6 +158,53 @@ impl Socket {
                 }
             }
         }
+    }
+
+    /// Asks questions that are answered by one message each; `None` where what is asked for is not there.
+    ///
+    /// # Errors
+    /// [`NetError::Refused`] with the first other refusal, [`NetError::Socket`].
+    pub fn ask_each(&mut self, questions: &[Message]) -> Result<Vec<Option<Answer>>, NetError> {
+        let mut answers = Vec::new();
+        for some in questions.chunks(AT_ONCE) {
+            answers.extend(self.ask_some(some)?);
+        }
+        Ok(answers)
+    }
+
+    fn ask_some(&mut self, questions: &[Message]) -> Result<Vec<Option<Answer>>, NetError> {
+        let first = self.send(questions)?;
+        let (mut answers, mut open) = (vec![None; questions.len()], questions.len());
+        let mut first_refused = None;
+        while open > 0 {
+            for (header, body) in Datagram(self.receive(&questions[0].what)?) {
+                let position = header.sequence_number.wrapping_sub(first) as usize;
+                if position >= questions.len() || header.message_type == NLMSG_NOOP {
+                    continue;
+                }
+                open -= 1;
+                if header.message_type != NLMSG_ERROR {
+                    answers[position] = Some(Answer { kind: header.message_type, body: body.to_vec() });
+                } else if let Some(refusal) = refusal(&header, body) {
+                    let refused =
+                        NetError::Refused { what: questions[position].what.clone(), position, refusal };
+                    first_refused = first_refused.or((!refused.is_missing()).then_some(refused));
+                }
+            }
+        }
+        first_refused.map_or(Ok(answers), Err)
+    }
+
+    /// Sends messages at once, numbered on from what is returned.
+    fn send(&mut self, messages: &[Message]) -> Result<u32, NetError> {
+        let first = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        for message in messages {
+            self.sequence = self.sequence.wrapping_add(1);
+            message.emit(&mut bytes, self.sequence);
+        }
+        self.transmit(&bytes, &messages[0].what)?;
+        Ok(first)
     }
 
     /// Asks one question and returns all messages of the answer; a dump when `question` has NLM_F_DUMP.
@@ -235,6 +278,12 @@ impl Socket {
             }
         };
         Ok(&self.buffer[..length.min(BUFFER)])
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -11,10 +11,11 @@ use proto::cni::CniError;
 
 use crate::net::NetError;
 use crate::net::nft::{
-    Batch, Conflict, Element, Field, InsertError, Map, OnDemand, Place, Removed, Table, element, elements,
+    Batch, Conflict, Element, Field, InsertError, Map, OnDemand, Place, Removed, Table, Tables, element,
+    elements,
 };
 use crate::net::socket::Socket;
-use crate::owner::hashed_name;
+use crate::owner::{Owner, hashed_name};
 use crate::turn::{Subject, Turn};
 
 /// The map that a table with such addresses needs. Keys are an address, and a name that says which map and whose.
@@ -87,6 +88,32 @@ pub fn remove(
     let _turn = Turn::take(base, Subject::Claims).ok();
     let mut removed = hand_over(socket, table, gone)?;
     removed.extend(table.remove(socket, gone)?);
+    Ok(removed)
+}
+
+/// As [`remove`], for one owner: without a look at all others' where nobody claims anything.
+///
+/// # Errors
+/// [`NetError`].
+pub fn remove_of(
+    socket: &mut Socket,
+    base: &Path,
+    (tables, table): (&Tables, &Table),
+    owner: &Owner,
+) -> Result<Removed, NetError> {
+    if !tables.has(table.family as u8, table.name) {
+        return Ok(Removed::new());
+    }
+    // What cannot be locked must go all the same.
+    let _turn = Turn::take(base, Subject::Claims).ok();
+    let claims = elements(socket, table.id(), CLAIMS.name)?;
+    if claims.is_none_or(|claims| claims.is_empty()) {
+        return table.remove_of(socket, tables, owner.tag());
+    }
+    // An heir has an element that was not noted as its own.
+    let gone = |tag: &str| tag == owner.tag();
+    let mut removed = hand_over(socket, table, &gone)?;
+    removed.extend(table.remove(socket, &gone)?);
     Ok(removed)
 }
 

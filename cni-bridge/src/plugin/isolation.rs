@@ -14,7 +14,7 @@ use super::masquerade::of_family;
 use crate::net::NetError;
 use crate::net::nft::{
     Chain, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table, TableFamily,
-    Verdict,
+    Tables, Verdict,
 };
 use crate::net::socket::Socket;
 use crate::owner::{Owner, hashed_name, is_stale};
@@ -58,8 +58,8 @@ pub fn mend(socket: &mut Socket, base: &Path, pod: Pod<'_>) -> Result<(), CniErr
 ///
 /// # Errors
 /// [`NetError`].
-pub fn remove(socket: &mut Socket, base: &Path, owner: &Owner) -> Result<(), NetError> {
-    claims::remove(socket, base, &table(), &|tag| tag == owner.tag()).map(|_| ())
+pub fn remove(socket: &mut Socket, base: &Path, tables: &Tables, owner: &Owner) -> Result<(), NetError> {
+    claims::remove_of(socket, base, (tables, &table()), owner).map(|_| ())
 }
 
 /// Forgets everything of the network that belongs to no valid attachment.

@@ -13,7 +13,7 @@ use super::{claims, keys, prev_result};
 use crate::net::NetError;
 use crate::net::nft::{
     Chain, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table, TableFamily,
-    Verdict,
+    Tables, Verdict,
 };
 use crate::net::socket::Socket;
 use crate::owner::{Owner, is_stale};
@@ -56,9 +56,9 @@ pub fn repair(request: &Request, attachment: &Attachment) -> Result<(), CniError
 ///
 /// # Errors
 /// [`NetError`].
-pub fn remove(socket: &mut Socket, base: &Path, owner: &Owner) -> Result<(), NetError> {
-    if claims::remove(socket, base, &table(), &|tag| tag == owner.tag())?.is_empty() {
-        predecessor::forget(socket, Trade::Masquerade, &|trace| trace.is_of(owner))?;
+pub fn remove(socket: &mut Socket, base: &Path, tables: &Tables, owner: &Owner) -> Result<(), NetError> {
+    if claims::remove_of(socket, base, (tables, &table()), owner)?.is_empty() {
+        predecessor::forget(socket, tables, Trade::Masquerade, &|trace| trace.is_of(owner))?;
     }
     Ok(())
 }
@@ -74,7 +74,8 @@ pub fn gc(
     valid: &[Attachment],
 ) -> Result<(), NetError> {
     claims::remove(socket, base, &table(), &|tag| is_stale(tag, network, valid))?;
-    predecessor::forget(socket, Trade::Masquerade, &|trace| trace.is_stale(network, valid))
+    let tables = Tables::read(socket)?;
+    predecessor::forget(socket, &tables, Trade::Masquerade, &|trace| trace.is_stale(network, valid))
 }
 
 /// What is missing, in words.

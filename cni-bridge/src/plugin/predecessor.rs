@@ -8,7 +8,7 @@
 use proto::cni::{Attachment, NetworkName};
 
 use crate::net::NetError;
-use crate::net::nft::{self, Batch, FoundRule, TableFamily, TableId};
+use crate::net::nft::{self, Batch, FoundRule, TableFamily, TableId, Tables};
 use crate::net::socket::Socket;
 use crate::owner::Owner;
 
@@ -96,12 +96,17 @@ impl Trace {
     }
 }
 
-/// Removes every rule whose trace `gone` names, with the chains that belong to it.
+/// Removes every rule in one of `tables` whose trace `gone` names, with the chains that belong to it.
 ///
 /// # Errors
 /// [`NetError`].
-pub fn forget(socket: &mut Socket, trade: Trade, gone: &dyn Fn(&Trace) -> bool) -> Result<(), NetError> {
-    for place in present(socket, trade)? {
+pub fn forget(
+    socket: &mut Socket,
+    tables: &Tables,
+    trade: Trade,
+    gone: &dyn Fn(&Trace) -> bool,
+) -> Result<(), NetError> {
+    for place in present(tables, trade) {
         let traced = traced(socket, trade, place)?;
         let going: Vec<&FoundRule> =
             traced.iter().filter(|(_, trace)| gone(trace)).map(|(rule, _)| rule).collect();
@@ -127,7 +132,7 @@ pub fn forget(socket: &mut Socket, trade: Trade, gone: &dyn Fn(&Trace) -> bool) 
 /// # Errors
 /// [`NetError`].
 pub fn has_any(socket: &mut Socket, trade: Trade, owner: &Owner) -> Result<bool, NetError> {
-    for place in present(socket, trade)? {
+    for place in present(&Tables::read(socket)?, trade) {
         if traced(socket, trade, place)?.iter().any(|(_, trace)| trace.is_of(owner)) {
             return Ok(true);
         }
@@ -148,13 +153,10 @@ fn traced(
     Ok(nft::all_rules(socket, place)?.into_iter().filter_map(traced).collect())
 }
 
-/// The places that this host has: mostly none, which one question tells.
-fn present(socket: &mut Socket, trade: Trade) -> Result<Vec<TableId<'static>>, NetError> {
-    let tables = nft::tables(socket)?;
-    let is = |place: &&TableId<'_>| {
-        tables.iter().any(|(family, name)| *family == place.family as u8 && name == place.name)
-    };
-    Ok(trade.places().iter().filter(is).copied().collect())
+/// The places that this host has: mostly none.
+fn present(tables: &Tables, trade: Trade) -> Vec<TableId<'static>> {
+    let is = |place: &&TableId<'_>| tables.has(place.family as u8, place.name);
+    trade.places().iter().filter(is).copied().collect()
 }
 
 #[cfg(test)]

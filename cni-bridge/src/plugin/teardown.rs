@@ -8,6 +8,7 @@ use proto::cni::{Attachment, CniError, ErrorCode, Request};
 use super::{collect, detaching, isolation, keys, masquerade, veth};
 use crate::ipam;
 use crate::net::link::{self, Link};
+use crate::net::nft::Tables;
 use crate::net::removal::remove;
 use crate::net::socket::Socket;
 use crate::owner::{Owner, is_stale};
@@ -22,11 +23,7 @@ pub fn del(request: &Request, attachment: &Attachment, netns: Option<&Path>) -> 
     let base = keys::state_dir_or_default(request);
     let mut netfilter = Socket::netfilter();
     let rules = match &mut netfilter {
-        Ok(socket) => {
-            let masquerade = masquerade::remove(socket, &base, &owner).map_err(CniError::from);
-            // Asked of the table, not of the configuration, which may have changed since ADD.
-            collect([masquerade, isolation::remove(socket, &base, &owner).map_err(CniError::from)])
-        }
+        Ok(socket) => forget_rules(socket, &base, &owner),
         Err(_) => {
             netfilter.as_ref().map(|_| ()).map_err(|error| CniError::from_error(ErrorCode::PLUGIN, error))
         }
@@ -39,6 +36,13 @@ pub fn del(request: &Request, attachment: &Attachment, netns: Option<&Path>) -> 
         Err(error) => Err(error),
     };
     collect([rules, links, addresses])
+}
+
+/// Asked of the tables, not of the configuration, which may have changed since ADD.
+fn forget_rules(socket: &mut Socket, base: &Path, owner: &Owner) -> Result<(), CniError> {
+    let tables = Tables::read(socket)?;
+    let masquerade = masquerade::remove(socket, base, &tables, owner).map_err(CniError::from);
+    collect([masquerade, isolation::remove(socket, base, &tables, owner).map_err(CniError::from)])
 }
 
 /// Removes what belongs to the network and to no valid attachment.

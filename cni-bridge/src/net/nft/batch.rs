@@ -5,6 +5,7 @@ use std::fmt;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 
 use super::expression::{Expression, Verdict};
+use super::register::{Note, OWNED};
 use super::wire::{Attributes, comment};
 use crate::net::error::NetError;
 use crate::net::socket::{Message, Socket};
@@ -26,6 +27,7 @@ pub(super) enum Kind {
     GetRule = 7,
     DelRule = 8,
     NewSet = 9,
+    GetSet = 10,
     NewElement = 12,
     GetElement = 13,
     DelElement = 14,
@@ -96,6 +98,8 @@ pub enum Field {
     Protocol,
     /// Port.
     Port,
+    /// Any number of 32 bits.
+    Number,
     /// Name of a link, padded to 16 bytes.
     LinkName,
     /// What becomes of the packet.
@@ -252,6 +256,15 @@ impl Batch {
 
     /// Adds an element whose key must be free.
     pub fn add_element(&mut self, map: &str, element: &Element) {
+        self.place_element(map, element, &comment(&element.owner));
+    }
+
+    /// Adds a note, whose key must be free.
+    pub(super) fn add_note(&mut self, note: &Note) {
+        self.place_element(OWNED.name, &note.element, &note.user_data);
+    }
+
+    fn place_element(&mut self, map: &str, element: &Element, user_data: &[u8]) {
         let mut body = Attributes::default();
         body.text(1, self.table.name).text(2, map);
         body.nest(3, |list| {
@@ -267,7 +280,7 @@ impl Batch {
                         data.nest(2, |inner| Verdict::Jump(chain.clone()).encode(inner));
                     }
                 });
-                entry.bytes(6, &comment(&element.owner));
+                entry.bytes(6, user_data);
             });
         });
         let what = format!("adding an element to map {map} of nf_tables table");
@@ -362,13 +375,14 @@ fn datatype(fields: &[Field]) -> u32 {
         Field::Ipv6 => number << 6 | 8,
         Field::Protocol => number << 6 | 12,
         Field::Port => number << 6 | 13,
+        Field::Number => number << 6 | 19,
         Field::LinkName => number << 6 | 41,
     })
 }
 
 fn length(fields: &[Field]) -> u32 {
     let of = |field: &Field| match field {
-        Field::Ipv4 => 4,
+        Field::Ipv4 | Field::Number => 4,
         Field::Ipv6 | Field::LinkName => 16,
         Field::Protocol => 1,
         Field::Port => 2,

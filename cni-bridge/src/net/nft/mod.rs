@@ -2,15 +2,17 @@
 //!
 //! - [`Table`]: a table as it should be; elements come and go with their owners
 //! - [`Batch`]: an atomic transaction
+//! - `register`: who has which elements, so that nobody lists everybody's
 //! - [`Expression`]: what rules are made of
 
 mod batch;
 mod expression;
 mod query;
+mod register;
 mod table;
 pub(crate) mod wire;
 
 pub use batch::{Batch, Chain, Element, Field, Hook, Map, Rule, TableFamily, TableId, Target};
 pub use expression::{Expression, HeaderField, Meta, Verdict};
-pub use query::{FoundRule, all_rules, chain_exists, element, elements, generation, rules, rules_of, tables};
+pub use query::{FoundRule, Tables, all_rules, chain_exists, element, elements, generation, rules, rules_of};
 pub use table::{Conflict, InsertError, OnDemand, Place, Removed, Table};

@@ -5,7 +5,7 @@ use netlink_packet_core::NLM_F_DUMP;
 use super::batch::{Element, Kind, TableFamily, TableId, Target, element_key, message};
 use super::wire::{Attributes, attribute, attributes, read_comment, text};
 use crate::net::error::NetError;
-use crate::net::socket::Socket;
+use crate::net::socket::{Answer, Message, Socket};
 
 /// The generation that every committed batch raises.
 ///
@@ -20,24 +20,6 @@ pub fn generation(socket: &mut Socket) -> Result<u32, NetError> {
         Some(bytes) => Ok(u32::from_be_bytes(bytes)),
         None => Err(NetError::Answer { what: question.what, problem: "no generation in it".to_owned() }),
     }
-}
-
-/// Family, as netfilter's number, and name of every table.
-///
-/// # Errors
-/// [`NetError`].
-pub fn tables(socket: &mut Socket) -> Result<Vec<(u8, String)>, NetError> {
-    /// Of every family.
-    const ANY: u8 = 0;
-    let mut question = message(
-        "listing nf_tables tables".to_owned(),
-        (TableFamily::Inet, Kind::GetTable),
-        NLM_F_DUMP,
-        Attributes::default(),
-    );
-    question.body[0] = ANY;
-    let table = |body: &[u8]| Some((*body.first()?, text(attribute(body.get(4..)?, 1)?)));
-    Ok(socket.ask(&question)?.iter().filter_map(|answer| table(&answer.body)).collect())
 }
 
 /// Whether a chain is there.
@@ -90,12 +72,77 @@ pub fn element<'a>(
     map: &str,
     key: &[u8],
 ) -> Result<Option<Element>, NetError> {
-    let table = table.into();
-    let what = format!("looking up an element of map {map} of nf_tables table {table}");
-    match socket.ask(&message(what, (table.family, Kind::GetElement), 0, element_key(table.name, map, key))) {
-        Ok(answers) => Ok(answers.iter().flat_map(|answer| read_elements(&answer.body)).next()),
-        Err(error) if error.is_missing() => Ok(None),
-        Err(error) => Err(error),
+    let found = elements_at(socket, table.into(), &[(map, key.to_vec())])?;
+    Ok(found.into_iter().flatten().next().map(|found| found.element))
+}
+
+/// An element as it is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FoundElement {
+    /// The element.
+    pub element: Element,
+    /// All of its user data.
+    pub user_data: Vec<u8>,
+}
+
+/// The elements with these maps and keys, asked for at once; `None` for what is not there.
+///
+/// # Errors
+/// [`NetError`].
+pub(super) fn elements_at(
+    socket: &mut Socket,
+    table: TableId<'_>,
+    places: &[(&str, Vec<u8>)],
+) -> Result<Vec<Option<FoundElement>>, NetError> {
+    let question = |(map, key): &(&str, Vec<u8>)| {
+        let what = format!("looking up an element of map {map} of nf_tables table {table}");
+        message(what, (table.family, Kind::GetElement), 0, element_key(table.name, map, key))
+    };
+    let questions: Vec<Message> = places.iter().map(question).collect();
+    let found = |answer: Answer| {
+        let (_, entry) = attributes(element_list(&answer.body)).next()?;
+        let user_data = attribute(entry, 6).unwrap_or_default().to_vec();
+        Some(FoundElement { element: read_element(entry)?, user_data })
+    };
+    Ok(socket.ask_each(&questions)?.into_iter().map(|answer| answer.and_then(found)).collect())
+}
+
+/// How many elements a map has; `None` where the kernel does not say, or map or table are not there.
+///
+/// # Errors
+/// [`NetError`].
+pub(super) fn count(socket: &mut Socket, table: TableId<'_>, map: &str) -> Result<Option<u32>, NetError> {
+    const COUNT: u16 = 20;
+    let mut body = Attributes::default();
+    body.text(1, table.name).text(2, map);
+    let what = format!("looking up map {map} of nf_tables table {table}");
+    let answers = socket.ask_each(&[message(what, (table.family, Kind::GetSet), 0, body)])?;
+    let count = |answer: Answer| attribute(answer.body.get(4..)?, COUNT)?.try_into().ok();
+    Ok(answers.into_iter().flatten().find_map(count).map(u32::from_be_bytes))
+}
+
+/// Which tables there are.
+#[derive(Debug, Clone, Default)]
+pub struct Tables(Vec<(u8, String)>);
+
+impl Tables {
+    /// All of this network namespace.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn read(socket: &mut Socket) -> Result<Self, NetError> {
+        let what = "listing nf_tables tables".to_owned();
+        let mut question =
+            message(what, (TableFamily::Inet, Kind::GetTable), NLM_F_DUMP, Attributes::default());
+        // Of every family.
+        question.body[0] = 0;
+        let table = |body: &[u8]| Some((*body.first()?, text(attribute(body.get(4..)?, 1)?)));
+        Ok(Self(socket.ask(&question)?.iter().filter_map(|answer| table(&answer.body)).collect()))
+    }
+
+    /// Whether there is one of that family, an NFPROTO number, and name.
+    pub fn has(&self, family: u8, name: &str) -> bool {
+        self.0.iter().any(|(of, called)| *of == family && called == name)
     }
 }
 
@@ -210,8 +257,11 @@ fn read_rule(body: &[u8]) -> Option<(String, FoundRule)> {
 }
 
 fn read_elements(body: &[u8]) -> Vec<Element> {
-    let list = body.get(4..).and_then(|body| attribute(body, 3)).unwrap_or_default();
-    attributes(list).filter_map(|(_, entry)| read_element(entry)).collect()
+    attributes(element_list(body)).filter_map(|(_, entry)| read_element(entry)).collect()
+}
+
+fn element_list(body: &[u8]) -> &[u8] {
+    body.get(4..).and_then(|body| attribute(body, 3)).unwrap_or_default()
 }
 
 fn read_element(entry: &[u8]) -> Option<Element> {

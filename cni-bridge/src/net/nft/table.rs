@@ -1,14 +1,16 @@
 //! A table as it should be, whose elements belong to owners.
 //!
 //! Adding elements is one batch of elements only, unless the table is not there: that is asked before, because a
-//! refused batch costs the kernel 10 ms. Removing an owner's last elements removes the table, unless anything else
-//! changed in between.
+//! refused batch costs the kernel 10 ms. Notes of who has what go in with the elements, so that one owner's are taken out
+//! without a look at all others'. Removing the last owner's elements removes the table, unless anything else changed in
+//! between.
 
 use netlink_packet_core::NLM_F_EXCL;
 use rustix::io::Errno;
 
 use super::batch::{Batch, Chain, Element, Map, Rule, TableFamily, TableId, Target};
-use super::query::{chain_exists, element, elements, generation, rules};
+use super::query::{Tables, chain_exists, element, elements, elements_at, generation, rules};
+use super::register::{self, OWNED};
 use crate::net::error::NetError;
 use crate::net::socket::Socket;
 
@@ -72,7 +74,7 @@ pub enum InsertError {
 }
 
 impl Table {
-    /// Adds elements in one transaction.
+    /// Adds elements of one owner in one transaction. What it had of an earlier attempt goes, if any of it is in the way.
     ///
     /// # Errors
     /// [`InsertError::Held`] where the key of an element is held by another owner and must not be taken over.
@@ -95,9 +97,7 @@ impl Table {
                 batch.delete_element(map, key);
             }
             let first_element = batch.len();
-            for (map, element, _) in wanted {
-                batch.add_element(map, element);
-            }
+            self.add(&mut batch, wanted);
             match batch.commit(socket, None) {
                 Ok(()) => return Ok(()),
                 Err(error) if tries == ATTEMPTS => return Err(error.into()),
@@ -144,7 +144,7 @@ impl Table {
             for (map, key) in self.stale(socket, wanted)? {
                 batch.delete_element(map, &key);
             }
-            wanted.iter().for_each(|(map, element, _)| batch.add_element(map, element));
+            self.add(&mut batch, wanted);
             match batch.commit(socket, Some(seen)) {
                 Err(error) if tries < ATTEMPTS && is_race(&error) => continue,
                 outcome => return Ok(outcome?),
@@ -162,6 +162,39 @@ impl Table {
         batch.commit(socket, None)
     }
 
+    fn add(&self, batch: &mut Batch, wanted: &[(&'static str, Element, Conflict)]) {
+        wanted.iter().for_each(|(map, element, _)| batch.add_element(map, element));
+        let notes = register::notes(wanted.iter().map(|(map, element, _)| (*map, element)));
+        notes.iter().for_each(|note| batch.add_note(note));
+    }
+
+    /// Removes every element of one owner, where `tables` has the table; otherwise as [`Table::remove`].
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn remove_of(&self, socket: &mut Socket, tables: &Tables, owner: &str) -> Result<Removed, NetError> {
+        if !tables.has(self.family as u8, self.name) {
+            return Ok(Removed::new());
+        }
+        let by_listing = |socket: &mut Socket| self.remove(socket, &|tag| tag == owner);
+        let held = register::holding(socket, self, owner)?;
+        let Some(held) = held.filter(|held| !held.is_everything()) else { return by_listing(socket) };
+        let mut batch = Batch::new(self.id());
+        held.elements.iter().for_each(|(map, element)| batch.delete_element(map, &element.key));
+        held.notes.iter().for_each(|key| batch.delete_element(OWNED.name, key));
+        match batch.commit(socket, None) {
+            // Some of it went meanwhile.
+            Err(error) if error.is_missing() => return by_listing(socket),
+            other => other?,
+        }
+        let mut removed = held.elements;
+        // Owners that go together saw each other's notes; so each looks again after its own are gone.
+        if register::is_empty(socket, self)? {
+            removed.extend(by_listing(socket)?);
+        }
+        Ok(removed)
+    }
+
     /// Removes every element whose owner `gone` names, and the table with the last one; returns them with the
     /// names of their maps.
     ///
@@ -175,7 +208,8 @@ impl Table {
             let Some((found, left)) = self.divide(socket, gone)? else { return Ok(removed) };
             // Owners that go together see each other's elements; so each looks again after its own are gone.
             let last = left == 0 && tries < ATTEMPTS;
-            if found.is_empty() && (removed.is_empty() || !last) {
+            // A table that has nothing is a leftover: it comes with its first element.
+            if found.is_empty() && !last {
                 return Ok(removed);
             }
             let mut batch = Batch::new(self.id());
@@ -205,7 +239,7 @@ impl Table {
     ) -> Result<Option<(Removed, usize)>, NetError> {
         let (mut going, mut left) = (Removed::new(), 0);
         let mut there = false;
-        for map in &self.maps {
+        for map in self.all_maps() {
             // Earlier versions made tables with fewer maps.
             let Some(found) = elements(socket, self.id(), map.name)? else { continue };
             there = true;
@@ -274,7 +308,7 @@ impl Table {
 
     fn declare(&self, socket: &mut Socket, batch: &mut Batch, chains: &[OnDemand]) -> Result<(), NetError> {
         batch.add_table();
-        for map in &self.maps {
+        for map in self.all_maps() {
             batch.add_map(map);
         }
         for (chain, rules) in &self.chains {
@@ -299,6 +333,11 @@ impl Table {
         Ok(())
     }
 
+    /// Its maps, and that of the notes about what is in them.
+    fn all_maps(&self) -> impl Iterator<Item = &Map> {
+        self.maps.iter().chain((!self.maps.is_empty()).then_some(&OWNED))
+    }
+
     /// Keys that must be freed first: taken over, or left by an earlier attempt of the same owner.
     fn stale(
         &self,
@@ -306,13 +345,20 @@ impl Table {
         wanted: &[(&'static str, Element, Conflict)],
     ) -> Result<Vec<(&'static str, Vec<u8>)>, InsertError> {
         let mut stale = Vec::new();
-        for (position, (map, wanted, conflict)) in wanted.iter().enumerate() {
-            let Some(found) = element(socket, self.id(), map, &wanted.key)? else { continue };
+        let keys: Vec<_> = wanted.iter().map(|(map, wanted, _)| (*map, wanted.key.clone())).collect();
+        let found = elements_at(socket, self.id(), &keys)?;
+        for (position, ((map, wanted, conflict), found)) in wanted.iter().zip(found).enumerate() {
+            let Some(found) = found.map(|found| found.element) else { continue };
             if found.owner != wanted.owner && *conflict == Conflict::Refuse {
                 return Err(InsertError::Held { position, holder: found.owner });
             }
             stale.push((*map, found.key));
         }
+        if let Some((_, first, _)) = wanted.first() {
+            stale.extend(register::left_by(socket, self, &first.owner)?);
+        }
+        stale.sort_unstable();
+        stale.dedup();
         Ok(stale)
     }
 }

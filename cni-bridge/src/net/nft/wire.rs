@@ -95,12 +95,17 @@ pub fn comment(text: &str) -> Vec<u8> {
 
 /// The text of a comment in user data.
 pub fn read_comment(data: &[u8]) -> Option<String> {
+    user_data(data, 0).map(text)
+}
+
+/// The first part of user data that has the type `kind`.
+pub fn user_data(data: &[u8], kind: u8) -> Option<&[u8]> {
     let mut rest = data;
     loop {
-        let (kind, length) = (*rest.first()?, usize::from(*rest.get(1)?));
+        let (found, length) = (*rest.first()?, usize::from(*rest.get(1)?));
         let value = rest.get(2..2 + length)?;
-        if kind == 0 {
-            return Some(text(value));
+        if found == kind {
+            return Some(value);
         }
         rest = &rest[2 + length..];
     }

@@ -13,7 +13,7 @@ use proto::cni::CniError;
 use super::conf::IngressPolicy;
 use crate::net::nft::{
     Chain, Conflict, Element, Expression, Field, HeaderField, Hook, InsertError, Map, Meta, OnDemand, Rule,
-    Table, TableFamily, Verdict,
+    Table, TableFamily, Tables, Verdict,
 };
 use crate::net::socket::Socket;
 use crate::owner::Owner;
@@ -65,6 +65,18 @@ pub fn mend(socket: &mut Socket, owner: &Owner, protection: &Protection<'_>) -> 
             Ok(()) | Err(InsertError::Held { .. }) => {}
             Err(InsertError::Net(error)) => return Err(error.into()),
         }
+    }
+    Ok(())
+}
+
+/// Forgets whatever belongs to the owner.
+///
+/// # Errors
+/// [`crate::net::NetError`].
+pub fn remove_of(socket: &mut Socket, owner: &Owner) -> Result<(), CniError> {
+    let tables = Tables::read(socket)?;
+    for table in [routed(), bridged()] {
+        table.remove_of(socket, &tables, owner.tag())?;
     }
     Ok(())
 }

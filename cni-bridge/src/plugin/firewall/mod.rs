@@ -45,7 +45,7 @@ impl Plugin for Firewall {
             comment => comment == owner.tag(),
         };
         let accepting = accept::remove(&mut socket, &own).map_err(CniError::from);
-        collect([accepting, isolation::remove(&mut socket, &|tag| tag == owner.tag())])
+        collect([accepting, isolation::remove_of(&mut socket, &owner)])
     }
 
     fn check(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<(), CniError> {
@@ -106,7 +106,7 @@ fn protect(request: &Request, attachment: &Attachment) -> Result<CniResult, CniE
         isolated.and_then(|()| Ok(accept::add(&mut socket, &owner, &addresses, &conf.admin_chain)?));
     if outcome.is_err() {
         let _ = accept::remove(&mut socket, &|rule| rule.comment == owner.tag());
-        let _ = isolation::remove(&mut socket, &|tag| tag == owner.tag());
+        let _ = isolation::remove_of(&mut socket, &owner);
     }
     outcome.map(|()| result)
 }

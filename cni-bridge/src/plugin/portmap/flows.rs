@@ -4,17 +4,44 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::conf::{Family, Mapping, Protocol};
+use super::conf::{Family, HostAddress, Mapping, Protocol};
 use crate::net::NetError;
-use crate::net::conntrack::{Flow, forget};
+use crate::net::conntrack::{Flow, Like, forget, forget_alike};
 use crate::net::nft::{Element, Target};
 use crate::net::socket::Socket;
 
-/// Forgets flows to newly published ports that somebody else answers, or nobody.
+/// With more ports than this one listing is cheaper than a walk for each.
+const FEW: usize = 8;
+
+/// Forgets flows after ports were published: [`to_ports`] or [`to_others`].
+pub type Forget = fn(&mut Socket, &[Mapping], &[IpNet]) -> Result<(), NetError>;
+
+/// Forgets flows to ports that are published for a new pod: nobody can have reached it before.
 ///
 /// # Errors
 /// [`NetError`].
-pub fn after_publishing(socket: &mut Socket, mappings: &[Mapping], pods: &[IpNet]) -> Result<(), NetError> {
+pub fn to_ports(socket: &mut Socket, mappings: &[Mapping], pods: &[IpNet]) -> Result<(), NetError> {
+    let without_end = mappings.iter().filter(|mapping| mapping.protocol != Protocol::Tcp);
+    if without_end.clone().count() > FEW {
+        return to_others(socket, mappings, pods);
+    }
+    for mapping in without_end {
+        for pod in pods.iter().map(IpNet::addr).filter(|pod| mapping.host.covers(Family::of(*pod))) {
+            let address = match mapping.host {
+                HostAddress::One(address) => Some(address),
+                HostAddress::Any | HostAddress::Any4 | HostAddress::Any6 => None,
+            };
+            forget_alike(socket, (mapping.protocol as u8, pod), Like::AimedAt(mapping.host_port, address))?;
+        }
+    }
+    Ok(())
+}
+
+/// Forgets flows to published ports that somebody else answers than the pod, or nobody.
+///
+/// # Errors
+/// [`NetError`].
+pub fn to_others(socket: &mut Socket, mappings: &[Mapping], pods: &[IpNet]) -> Result<(), NetError> {
     for protocol in [Protocol::Udp, Protocol::Sctp] {
         let own: Vec<&Mapping> = mappings.iter().filter(|mapping| mapping.protocol == protocol).collect();
         if own.is_empty() {
@@ -42,7 +69,7 @@ pub fn after_removal(socket: &mut Socket, removed: &[(&'static str, Element)]) -
     targets.sort_unstable();
     targets.dedup();
     for (protocol, pod) in targets {
-        forget(socket, (protocol, pod), &|flow| flow.answers == pod)?;
+        forget_alike(socket, (protocol, pod), Like::AnsweredBy(pod))?;
     }
     Ok(())
 }

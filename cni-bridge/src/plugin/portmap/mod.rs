@@ -15,9 +15,9 @@ use std::path::Path;
 use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
-use super::predecessor::{self, Trade};
+use super::predecessor::{self, Trace, Trade};
 use super::{attaching, collect, damaged, detaching, keys, prev_result};
-use crate::net::nft::{self, Table};
+use crate::net::nft::{self, Table, Tables};
 use crate::net::socket::Socket;
 use crate::net::{background, link, route, sysctl};
 use crate::owner::{Owner, is_stale};
@@ -47,7 +47,7 @@ impl Plugin for PortMap {
         let asked: Vec<usize> = conf.to_be_found().collect();
         let base = keys::state_dir(request)?;
         let placed = reserve(&mut socket, &base, &mut conf, (&owner, &addresses));
-        let published = placed.and_then(|()| open(&mut socket, &conf, &addresses));
+        let published = placed.and_then(|()| open(&mut socket, &conf, &addresses, flows::to_ports));
         if published.is_err() {
             // The first error is the one to report; what is left, DEL will find.
             let _ = publish::remove(&mut socket, &|tag| tag == owner.tag());
@@ -61,9 +61,11 @@ impl Plugin for PortMap {
         let owner = Owner::new(&request.conf.name, attachment)?;
         detaching(request, &owner);
         let mut socket = Socket::netfilter()?;
-        let removed = publish::withdraw(&mut socket, &|tag| tag == owner.tag())?;
+        let tables = Tables::read(&mut socket)?;
+        let removed = publish::withdraw_of(&mut socket, &tables, &owner)?;
         if removed.is_empty() {
-            return Ok(predecessor::forget(&mut socket, Trade::Ports, &|trace| trace.is_of(&owner))?);
+            let of_owner = |trace: &Trace| trace.is_of(&owner);
+            return Ok(predecessor::forget(&mut socket, &tables, Trade::Ports, &of_owner)?);
         }
         // Flows to the pod lead nowhere any more, and the next ADD of their port forgets them too; finding them takes
         // a walk through the table that the whole machine shares.
@@ -109,7 +111,7 @@ impl Plugin for PortMap {
             return Ok(());
         }
         Publication::new(&conf, &owner, &addresses).place(&mut socket, Table::mend)?;
-        open(&mut socket, &conf, &addresses)
+        open(&mut socket, &conf, &addresses, flows::to_others)
     }
 
     fn gc(&self, request: &Request) -> Result<(), CniError> {
@@ -117,8 +119,9 @@ impl Plugin for PortMap {
         let stale = |tag: &str| is_stale(tag, &request.conf.name, &valid);
         let mut socket = Socket::netfilter()?;
         let removed = publish::remove(&mut socket, &stale);
-        let of_other = |trace: &predecessor::Trace| trace.is_stale(&request.conf.name, &valid);
-        let theirs = predecessor::forget(&mut socket, Trade::Ports, &of_other);
+        let of_other = |trace: &Trace| trace.is_stale(&request.conf.name, &valid);
+        let theirs = Tables::read(&mut socket)
+            .and_then(|tables| predecessor::forget(&mut socket, &tables, Trade::Ports, &of_other));
         collect([removed.map_err(CniError::from), theirs.map_err(CniError::from)])
     }
 
@@ -153,15 +156,21 @@ fn reserve(
         let placed = Publication::new(conf, owner, addresses).place(socket, Table::insert);
         let Err(error) = placed else { return Ok(()) };
         // Somebody who does not wait for turns has taken one meanwhile: the next choice passes it over.
-        publish::withdraw(socket, &|tag| tag == owner.tag())?;
+        let tables = Tables::read(socket)?;
+        publish::withdraw_of(socket, &tables, owner)?;
         asked.iter().for_each(|index| conf.mappings[*index].host_port = 0);
         refused = Some((chosen, error));
     }
 }
 
 /// What ports need beside their elements.
-fn open(socket: &mut Socket, conf: &PortMapConf, addresses: &[IpNet]) -> Result<(), CniError> {
-    flows::after_publishing(socket, &conf.mappings, addresses)?;
+fn open(
+    socket: &mut Socket,
+    conf: &PortMapConf,
+    addresses: &[IpNet],
+    forget: flows::Forget,
+) -> Result<(), CniError> {
+    forget(socket, &conf.mappings, addresses)?;
     match needs_localnet(conf, addresses) {
         Some(pod) => open_localnet(socket, pod),
         None => Ok(()),

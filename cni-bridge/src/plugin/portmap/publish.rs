@@ -8,7 +8,7 @@ use proto::cni::{CniError, ErrorCode};
 use super::conf::{HostAddress, Mapping, PortMapConf};
 use super::{conditions, flows, rules};
 use crate::net::NetError;
-use crate::net::nft::{self, Conflict, Element, InsertError, OnDemand, Place, Removed, Table};
+use crate::net::nft::{self, Conflict, Element, InsertError, OnDemand, Place, Removed, Table, Tables};
 use crate::net::socket::Socket;
 use crate::owner::Owner;
 
@@ -139,18 +139,22 @@ impl Part {
 /// # Errors
 /// [`NetError`].
 pub fn remove(socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<(), NetError> {
-    let removed = withdraw(socket, gone)?;
-    flows::after_removal(socket, &removed)
-}
-
-/// Removes everything whose owner `gone` names; the flows that led there go on. Returns what was removed.
-///
-/// # Errors
-/// [`NetError`].
-pub fn withdraw(socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<Removed, NetError> {
     let mut removed = Removed::new();
     for table in [conditions::table(), rules::table()] {
         removed.extend(table.remove(socket, gone)?);
+    }
+    flows::after_removal(socket, &removed)
+}
+
+/// Removes everything of one owner, as far as there are `tables` for it; the flows that led there go on. Returns what
+/// was removed.
+///
+/// # Errors
+/// [`NetError`].
+pub fn withdraw_of(socket: &mut Socket, tables: &Tables, owner: &Owner) -> Result<Removed, NetError> {
+    let mut removed = Removed::new();
+    for table in [conditions::table(), rules::table()] {
+        removed.extend(table.remove_of(socket, tables, owner.tag())?);
     }
     Ok(removed)
 }
