@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use proto::cni::{CniError, ErrorCode};
@@ -14,7 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::net::netns::{self, Identity};
-use crate::owner::Owner;
+use crate::owner::{Owner, hashed_name};
 
 /// Where ledgers are kept unless `stateDir` says otherwise.
 pub const STATE_DIR: &str = "/run/cni/berth";
@@ -60,20 +61,9 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub fn open(base: &Path) -> Result<Self, LedgerError> {
-        let host = netns::own().map_err(failed("reading", Path::new(netns::OWN)))?;
-        let dir = base.join(host.ino.to_string());
-        std::fs::create_dir_all(&dir).map_err(failed("creating", &dir))?;
-        let path = dir.join("lock");
-        let lock = File::options().create(true).truncate(false).write(true).open(&path);
-        let lock = lock.map_err(failed("opening", &path))?;
-        loop {
-            match flock(&lock, FlockOperation::LockExclusive) {
-                Ok(()) => break,
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(errno) => return Err(failed("locking", &path)(errno.into())),
-            }
-        }
-        let ledger = Self { dir, _lock: lock };
+        let dir = host_dir(base)?;
+        let _lock = lock(&dir.join("lock"))?;
+        let ledger = Self { dir, _lock };
         ledger.forget_other_boots()?;
         Ok(ledger)
     }
@@ -187,6 +177,14 @@ impl Ledger {
         unlink(&self.dir.join(mark))
     }
 
+    /// What it is known by to other ledgers of the same host: its directory, or a name for a long one.
+    pub fn name(&self) -> String {
+        const LONGEST: usize = 200;
+        let dir: PathBuf = self.dir.parent().unwrap_or(&self.dir).components().collect();
+        let text = dir.display().to_string();
+        if text.len() > LONGEST { hashed_name("dir-", &text) } else { text }
+    }
+
     fn entries(&self) -> PathBuf {
         self.dir.join("attachments")
     }
@@ -197,7 +195,7 @@ impl Ledger {
         if std::fs::read_to_string(&path).is_ok_and(|found| found == boot) {
             return Ok(());
         }
-        for name in names(&self.dir)?.iter().filter(|name| *name != "lock") {
+        for name in names(&self.dir)?.iter().filter(|name| !name.ends_with("lock")) {
             let stale = self.dir.join(name);
             let removed = match stale.is_dir() {
                 true => std::fs::remove_dir_all(&stale),
@@ -221,6 +219,33 @@ pub enum Users {
 impl From<LedgerError> for CniError {
     fn from(error: LedgerError) -> Self {
         Self::caused(ErrorCode::IO_FAILURE, "ledger of shared links", &error)
+    }
+}
+
+/// The directory for the calling thread's network namespace, made if it is not there.
+///
+/// # Errors
+/// [`LedgerError`].
+pub(crate) fn host_dir(base: &Path) -> Result<PathBuf, LedgerError> {
+    let host = netns::own().map_err(failed("reading", Path::new(netns::OWN)))?;
+    let dir = base.join(host.ino.to_string());
+    std::fs::create_dir_all(&dir).map_err(failed("creating", &dir))?;
+    Ok(dir)
+}
+
+/// Opens and locks a file, made if it is not there; for root alone, because whoever may read it may hold it up.
+///
+/// # Errors
+/// [`LedgerError`].
+pub(crate) fn lock(path: &Path) -> Result<File, LedgerError> {
+    let file = File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(path);
+    let file = file.map_err(failed("opening", path))?;
+    loop {
+        match flock(&file, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(errno) => return Err(failed("locking", path)(errno.into())),
+        }
     }
 }
 
@@ -248,7 +273,7 @@ fn unlink(path: &Path) -> Result<(), LedgerError> {
     }
 }
 
-fn failed(what: &'static str, path: &Path) -> impl Fn(io::Error) -> LedgerError {
+pub(crate) fn failed(what: &'static str, path: &Path) -> impl Fn(io::Error) -> LedgerError {
     let path = path.to_owned();
     move |source| LedgerError { what, path: path.clone(), source }
 }

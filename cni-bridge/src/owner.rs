@@ -54,6 +54,11 @@ impl Owner {
         self.parts().2
     }
 
+    /// A number that is the same for the same owner, never 0, and different for others.
+    pub fn number(&self) -> u64 {
+        hash(&self.tag).max(1)
+    }
+
     /// The name of the host's end of the attachment's veth pair: found again without any record of it.
     pub fn host_link(&self) -> String {
         hashed_name("veth", &self.tag)

@@ -2,7 +2,8 @@
 //!
 //! What ought to be there is nowhere written down a second time: it follows from the records that runtimes keep for
 //! DEL in libcni's form (`cniCacheV1`), which hold configuration, capabilities and result of each ADD. Only plugins
-//! that are this program take part. Nothing is removed, and what is whole is not touched.
+//! that are this program take part. Nothing is removed, and what is whole is not touched. An attachment whose DEL has
+//! begun is left alone, although its record is still there.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::net::netns::{NetNs, NetNsError};
-use crate::plugin;
+use crate::owner::Owner;
+use crate::plugin::{self, keys};
+use crate::turn::Detached;
 
 const KIND: &str = "cniCacheV1";
 /// The largest record that is read, in bytes.
@@ -70,7 +73,7 @@ pub fn repair(paths: &[PathBuf], search: &[PathBuf]) -> Vec<RepairError> {
 }
 
 fn repair_one(path: &Path, search: &[PathBuf]) -> Result<(), CniError> {
-    let Some(record) = read(path)? else { return Ok(()) };
+    let Some((bytes, record)) = read(path)? else { return Ok(()) };
     let Some(result) = record.result.as_ref().filter(|_| is_alive(&record.netns)) else { return Ok(()) };
     let config = STANDARD.decode(&record.config);
     let config = config.map_err(|error| CniError::caused(ErrorCode::DECODING_FAILURE, "config", &error))?;
@@ -93,6 +96,13 @@ fn repair_one(path: &Path, search: &[PathBuf]) -> Result<(), CniError> {
         let conf = NetConf::new(parse_map(&plugin_input(&list, index, additions)?)?)?;
         let request =
             Request { conf, args: args.clone(), path: search.to_vec(), own_netns: OwnNetns::Allowed };
+        // Whoever detaches marks the attachment first, and waits for this: either it finds what was made here, or this
+        // finds the mark.
+        let owner = Owner::new(&request.conf.name, &attachment)?;
+        let detached = Detached::lock(&keys::state_dir(&request)?)?;
+        if detached.has(&owner)? || !std::fs::read(path).is_ok_and(|found| found == bytes) {
+            return plugin::collect(outcomes);
+        }
         let outcome = plugin.repair(&request, &attachment);
         outcomes.push(
             outcome.map_err(|error| CniError { msg: format!("{}: {}", entry.plugin, error.msg), ..error }),
@@ -101,8 +111,8 @@ fn repair_one(path: &Path, search: &[PathBuf]) -> Result<(), CniError> {
     plugin::collect(outcomes)
 }
 
-/// The record in a file; `None` where the file is gone, not finished, or something else.
-fn read(path: &Path) -> Result<Option<Record>, CniError> {
+/// The record in a file, with the file's bytes; `None` where the file is gone, not finished, or something else.
+fn read(path: &Path) -> Result<Option<(Vec<u8>, Record)>, CniError> {
     let failed = |error| CniError::caused(ErrorCode::IO_FAILURE, "reading the record", &error);
     match std::fs::metadata(path) {
         Ok(found) if found.is_file() && found.len() <= MAX_RECORD => {}
@@ -111,7 +121,8 @@ fn read(path: &Path) -> Result<Option<Record>, CniError> {
         Err(error) => return Err(failed(error)),
     }
     let bytes = std::fs::read(path).map_err(failed)?;
-    Ok(serde_json::from_slice::<Record>(&bytes).ok().filter(|record| record.kind == KIND))
+    let record = serde_json::from_slice::<Record>(&bytes).ok().filter(|record| record.kind == KIND);
+    Ok(record.map(|record| (bytes, record)))
 }
 
 /// Whether the attachment's namespace is still there; rules for a dead pod would send traffic to its successor.

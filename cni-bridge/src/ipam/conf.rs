@@ -188,19 +188,15 @@ fn requested(request: &Request) -> Result<Vec<IpAddr>, CniError> {
 
 #[cfg(test)]
 mod tests {
-    use proto::cni::NetConf;
-    use proto::cni::plugin::OwnNetns;
     use serde_json::json;
 
     use super::*;
+    use crate::sample::request;
 
     fn parse(ipam: Value, args: &str) -> Result<HostLocalConf, CniError> {
-        let conf = json!({"name": "n", "type": "bridge", "ipam": ipam,
-            "runtimeConfig": {"ips": ["10.1.0.9/16"]}, "args": {"cni": {"ips": ["10.1.0.9", "10.1.0.10"]}}});
-        let conf = NetConf::new(conf.as_object().unwrap().clone()).unwrap();
-        let request =
-            Request { conf, args: args.parse().unwrap(), path: Vec::new(), own_netns: OwnNetns::Refused };
-        HostLocalConf::parse(&request)
+        let keys = json!({"ipam": ipam, "runtimeConfig": {"ips": ["10.1.0.9/16"]},
+            "args": {"cni": {"ips": ["10.1.0.9", "10.1.0.10"]}}});
+        HostLocalConf::parse(&request("bridge", keys, args).unwrap())
     }
 
     #[test]

@@ -146,20 +146,17 @@ fn subnet_address(path: &str, text: &str) -> Result<IpNet, CniError> {
 
 #[cfg(test)]
 mod tests {
-    use proto::cni::NetConf;
-    use proto::cni::plugin::OwnNetns;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::sample::request;
 
     fn ask(ipam: Value, more: Value, args: &str) -> Result<String, CniError> {
-        let mut conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "static", "ipam": ipam});
-        if let (Value::Object(conf), Value::Object(more)) = (&mut conf, more) {
-            conf.extend(more);
+        let mut keys = json!({"ipam": ipam});
+        if let (Value::Object(keys), Value::Object(more)) = (&mut keys, more) {
+            keys.extend(more);
         }
-        let conf = NetConf::new(conf.as_object().unwrap().clone()).unwrap();
-        let request =
-            Request { conf, args: args.parse().unwrap(), path: Vec::new(), own_netns: OwnNetns::Refused };
+        let request = request("static", keys, args).unwrap();
         let describe = |ip: &IpConfig| match ip.gateway {
             Some(gateway) => format!("{} via {gateway}", ip.address),
             None => ip.address.to_string(),

@@ -144,26 +144,29 @@ where
     Ok((link.kind == "veth" && back == Some(index)).then_some(link))
 }
 
-/// Makes an intermediate functional block: a link through which packets are sent to be queued.
+/// Makes an intermediate functional block: a link through which packets are sent to be queued. It is of `group` until
+/// it is tagged.
 ///
 /// # Errors
 /// [`NetError`]; [`NetError::is_exists`] where the name is taken.
-pub fn create_ifb(socket: &mut Socket, name: &str, mtu: u32) -> Result<(), NetError> {
+pub fn create_ifb(socket: &mut Socket, name: &str, mtu: u32, group: u32) -> Result<(), NetError> {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
     message.attributes.push(LinkAttribute::Mtu(mtu));
+    message.attributes.push(LinkAttribute::Group(group));
     message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]));
     let what = format!("creating link {name} of kind ifb");
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     socket.apply(&[Message::route(what, flags, &RouteNetlinkMessage::NewLink(message))])
 }
 
-/// The change that tags a link and brings it up.
+/// The change that tags a link, which is of no group any more, and brings it up.
 pub fn tag(link: &Link, alias: &str) -> Message {
     let mut message = LinkMessage::default();
     message.header.index = link.index;
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+    message.attributes.push(LinkAttribute::Group(0));
     Message::route(format!("bringing up link {}", link.name), 0, &RouteNetlinkMessage::NewLink(message))
 }

@@ -203,6 +203,13 @@ pub fn attach(link: &Link, controller: Option<u32>, alias: &str) -> Message {
     set(format!("attaching link {}", link.name), message)
 }
 
+/// The change that gives a link its alias.
+pub fn set_alias(link: &Link, alias: &str) -> Message {
+    let mut message = change(link);
+    message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+    set(format!("tagging link {}", link.name), message)
+}
+
 /// The change that sets the mode of a bridge port.
 pub fn set_port_mode(link: &Link, mode: PortMode) -> Message {
     let mut message = change(link);

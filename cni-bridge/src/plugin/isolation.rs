@@ -4,14 +4,17 @@
 //! Table inet `berth_isolation`: the maps `from4` and `from6` send what each such pod sends to the chain of its
 //! network, which lets it stay in the network; the maps `to4` and `to6` know whom it must not reach outside.
 
-use ipnet::IpNet;
-use proto::cni::{Attachment, NetworkName};
+use std::path::Path;
 
+use ipnet::IpNet;
+use proto::cni::{Attachment, CniError, NetworkName};
+
+use super::claims;
 use super::masquerade::of_family;
 use crate::net::NetError;
 use crate::net::nft::{
-    Chain, Conflict, Element, Expression, Field, HeaderField, Hook, InsertError, Map, Meta, OnDemand, Rule,
-    Table, TableFamily, Tables, Verdict,
+    Chain, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table, TableFamily,
+    Tables, Verdict,
 };
 use crate::net::socket::Socket;
 use crate::owner::{Owner, hashed_name, is_stale};
@@ -21,69 +24,67 @@ const NFPROTO_IPV6: u8 = 10;
 /// The chain that refuses.
 const REFUSE: &str = "refuse";
 
-/// Isolates the owner's `addresses`, which are behind the link `network`.
-///
-/// # Errors
-/// [`NetError`].
-pub fn add(socket: &mut Socket, owner: &Owner, network: &str, addresses: &[IpNet]) -> Result<(), NetError> {
-    let elements: Vec<_> = entries(owner, network, addresses)
-        .into_iter()
-        .map(|(map, element)| (map, element, Conflict::Replace))
-        .collect();
-    match table().insert(socket, &elements, &[leaving(network)]) {
-        Ok(()) | Err(InsertError::Held { .. }) => Ok(()),
-        Err(InsertError::Net(error)) => Err(error),
-    }
+/// A pod's addresses, behind a link of the host.
+#[derive(Debug, Clone, Copy)]
+pub struct Pod<'a> {
+    /// Whose it is.
+    pub owner: &'a Owner,
+    /// The link.
+    pub network: &'a str,
+    /// The addresses.
+    pub addresses: &'a [IpNet],
 }
 
-/// Makes lost rules of the owner again.
+/// Isolates the pod; `base` is where locks are.
 ///
 /// # Errors
-/// [`NetError`].
-pub fn mend(socket: &mut Socket, owner: &Owner, network: &str, addresses: &[IpNet]) -> Result<(), NetError> {
-    if damage(socket, owner, network, addresses)?.is_none() {
+/// [`CniError`].
+pub fn add(socket: &mut Socket, base: &Path, pod: Pod<'_>) -> Result<(), CniError> {
+    claims::place(socket, base, &table(), (&entries(pod), &[leaving(pod.network)]), Table::insert)
+}
+
+/// Makes lost rules of the pod again.
+///
+/// # Errors
+/// [`CniError`].
+pub fn mend(socket: &mut Socket, base: &Path, pod: Pod<'_>) -> Result<(), CniError> {
+    if damage(socket, pod)?.is_none() {
         return Ok(());
     }
-    let elements: Vec<_> = entries(owner, network, addresses)
-        .into_iter()
-        .map(|(map, element)| (map, element, Conflict::Replace))
-        .collect();
-    match table().mend(socket, &elements, &[leaving(network)]) {
-        Ok(()) | Err(InsertError::Held { .. }) => Ok(()),
-        Err(InsertError::Net(error)) => Err(error),
-    }
+    claims::place(socket, base, &table(), (&entries(pod), &[leaving(pod.network)]), Table::mend)
 }
 
 /// Forgets everything of the owner.
 ///
 /// # Errors
 /// [`NetError`].
-pub fn remove(socket: &mut Socket, tables: &Tables, owner: &Owner) -> Result<(), NetError> {
-    table().remove_of(socket, tables, owner.tag()).map(|_| ())
+pub fn remove(socket: &mut Socket, base: &Path, tables: &Tables, owner: &Owner) -> Result<(), NetError> {
+    claims::remove_of(socket, base, (tables, &table()), owner).map(|_| ())
 }
 
 /// Forgets everything of the network that belongs to no valid attachment.
 ///
 /// # Errors
 /// [`NetError`].
-pub fn gc(socket: &mut Socket, network: &NetworkName, valid: &[Attachment]) -> Result<(), NetError> {
-    table().remove(socket, &|tag| is_stale(tag, network, valid)).map(|_| ())
+pub fn gc(
+    socket: &mut Socket,
+    base: &Path,
+    network: &NetworkName,
+    valid: &[Attachment],
+) -> Result<(), NetError> {
+    claims::remove(socket, base, &table(), &|tag| is_stale(tag, network, valid)).map(|_| ())
 }
 
 /// What is missing, in words.
 ///
 /// # Errors
 /// [`NetError`].
-pub fn damage(
-    socket: &mut Socket,
-    owner: &Owner,
-    network: &str,
-    addresses: &[IpNet],
-) -> Result<Option<String>, NetError> {
-    table().damage(socket, &entries(owner, network, addresses), &[leaving(network)])
+pub fn damage(socket: &mut Socket, pod: Pod<'_>) -> Result<Option<String>, NetError> {
+    let wanted = claims::expected(socket, &table(), &entries(pod))?;
+    table().damage(socket, &wanted, &[leaving(pod.network)])
 }
 
-fn entries(owner: &Owner, network: &str, addresses: &[IpNet]) -> Vec<(&'static str, Element)> {
+fn entries(Pod { owner, network, addresses }: Pod<'_>) -> Vec<(&'static str, Element)> {
     let chain = chain_of(network);
     let entry = |address: &IpNet| {
         let (from, to, key) = match address {
@@ -147,6 +148,7 @@ fn table() -> Table {
             map("from6", &[Field::Ipv6]),
             map("to4", &[Field::Ipv4]),
             map("to6", &[Field::Ipv6]),
+            claims::CLAIMS,
         ],
         chains: vec![
             (Chain { name: REFUSE.to_owned(), hook: None }, vec![refusal]),

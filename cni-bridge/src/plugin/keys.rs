@@ -57,7 +57,12 @@ pub fn ip_masq(request: &Request) -> Result<bool, CniError> {
     }
 }
 
-/// Where the ledger of shared links is kept.
+/// [`state_dir`] for DEL, which a wrong one does not stop.
+pub fn state_dir_or_default(request: &Request) -> PathBuf {
+    state_dir(request).unwrap_or_else(|_| STATE_DIR.into())
+}
+
+/// Where the ledger of shared links is kept, and the locks.
 pub fn state_dir(request: &Request) -> Result<PathBuf, CniError> {
     let dir = request.conf.top().string("stateDir")?.filter(|dir| !dir.is_empty());
     Ok(dir.unwrap_or(STATE_DIR).into())

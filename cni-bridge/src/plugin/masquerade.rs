@@ -2,16 +2,18 @@
 //! within a network or from one masqueraded network to another, keeps its source.
 //!
 //! Table inet `berth_masquerade`: the maps `pods4` and `pods6` send each pod's packets to the chain of its subnet;
-//! the chain `inside` knows all such subnets.
+//! the chain `inside` knows all such subnets; [`claims`] is for addresses that several networks have.
+
+use std::path::Path;
 
 use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, NetworkName, Request};
 
-use super::prev_result;
+use super::{claims, keys, prev_result};
 use crate::net::NetError;
 use crate::net::nft::{
-    Chain, Conflict, Element, Expression, Field, HeaderField, Hook, InsertError, Map, Meta, OnDemand, Rule,
-    Table, TableFamily, Tables, Verdict,
+    Chain, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table, TableFamily,
+    Tables, Verdict,
 };
 use crate::net::socket::Socket;
 use crate::owner::{Owner, is_stale};
@@ -20,19 +22,12 @@ use crate::plugin::predecessor::{self, Trade};
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 
-/// Masquerades what the owner sends from `addresses`.
+/// Masquerades what the owner sends from `addresses`; `base` is where locks are.
 ///
 /// # Errors
-/// [`NetError`].
-pub fn add(socket: &mut Socket, owner: &Owner, addresses: &[IpNet]) -> Result<(), NetError> {
-    let elements: Vec<_> = entries(owner, addresses)
-        .into_iter()
-        .map(|(map, element)| (map, element, Conflict::Replace))
-        .collect();
-    match table().insert(socket, &elements, &chains(addresses)) {
-        Ok(()) | Err(InsertError::Held { .. }) => Ok(()),
-        Err(InsertError::Net(error)) => Err(error),
-    }
+/// [`CniError`].
+pub fn add(socket: &mut Socket, base: &Path, owner: &Owner, addresses: &[IpNet]) -> Result<(), CniError> {
+    claims::place(socket, base, &table(), (&entries(owner, addresses), &chains(addresses)), Table::insert)
 }
 
 /// Makes lost rules of an attachment again, from the result of its ADD.
@@ -52,22 +47,17 @@ pub fn repair(request: &Request, attachment: &Attachment) -> Result<(), CniError
     if damage(&mut socket, &owner, &addresses)?.is_none() {
         return Ok(());
     }
-    let elements: Vec<_> = entries(&owner, &addresses)
-        .into_iter()
-        .map(|(map, element)| (map, element, Conflict::Replace))
-        .collect();
-    match table().mend(&mut socket, &elements, &chains(&addresses)) {
-        Ok(()) | Err(InsertError::Held { .. }) => Ok(()),
-        Err(InsertError::Net(error)) => Err(error.into()),
-    }
+    let wanted = entries(&owner, &addresses);
+    let base = keys::state_dir(request)?;
+    claims::place(&mut socket, &base, &table(), (&wanted, &chains(&addresses)), Table::mend)
 }
 
 /// Forgets everything of the owner, whoever made it.
 ///
 /// # Errors
 /// [`NetError`].
-pub fn remove(socket: &mut Socket, tables: &Tables, owner: &Owner) -> Result<(), NetError> {
-    if table().remove_of(socket, tables, owner.tag())?.is_empty() {
+pub fn remove(socket: &mut Socket, base: &Path, tables: &Tables, owner: &Owner) -> Result<(), NetError> {
+    if claims::remove_of(socket, base, (tables, &table()), owner)?.is_empty() {
         predecessor::forget(socket, tables, Trade::Masquerade, &|trace| trace.is_of(owner))?;
     }
     Ok(())
@@ -77,8 +67,13 @@ pub fn remove(socket: &mut Socket, tables: &Tables, owner: &Owner) -> Result<(),
 ///
 /// # Errors
 /// [`NetError`].
-pub fn gc(socket: &mut Socket, network: &NetworkName, valid: &[Attachment]) -> Result<(), NetError> {
-    table().remove(socket, &|tag| is_stale(tag, network, valid))?;
+pub fn gc(
+    socket: &mut Socket,
+    base: &Path,
+    network: &NetworkName,
+    valid: &[Attachment],
+) -> Result<(), NetError> {
+    claims::remove(socket, base, &table(), &|tag| is_stale(tag, network, valid))?;
     let tables = Tables::read(socket)?;
     predecessor::forget(socket, &tables, Trade::Masquerade, &|trace| trace.is_stale(network, valid))
 }
@@ -88,7 +83,8 @@ pub fn gc(socket: &mut Socket, network: &NetworkName, valid: &[Attachment]) -> R
 /// # Errors
 /// [`NetError`].
 pub fn damage(socket: &mut Socket, owner: &Owner, addresses: &[IpNet]) -> Result<Option<String>, NetError> {
-    let damage = table().damage(socket, &entries(owner, addresses), &chains(addresses))?;
+    let wanted = claims::expected(socket, &table(), &entries(owner, addresses))?;
+    let damage = table().damage(socket, &wanted, &chains(addresses))?;
     // What the reference plugin made serves as well.
     let made_by_other = damage.is_some() && predecessor::has_any(socket, Trade::Masquerade, owner)?;
     Ok(damage.filter(|_| !made_by_other))
@@ -181,6 +177,7 @@ fn table() -> Table {
         maps: vec![
             Map { name: "pods4", key: &[Field::Ipv4], data: &[Field::Verdict] },
             Map { name: "pods6", key: &[Field::Ipv6], data: &[Field::Verdict] },
+            claims::CLAIMS,
         ],
         chains: vec![
             (Chain { name: "inside".to_owned(), hook: None }, Vec::new()),

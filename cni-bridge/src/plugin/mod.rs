@@ -3,9 +3,10 @@
 pub mod bandwidth;
 pub mod bridge;
 pub mod child;
+mod claims;
 pub mod firewall;
 mod isolation;
-mod keys;
+pub(crate) mod keys;
 pub mod loopback;
 mod masquerade;
 mod pod;
@@ -23,8 +24,11 @@ use proto::cni::{CniError, CniResult, ErrorCode, Plugin, Request};
 
 use crate::ipam::fixed::Static;
 use crate::ipam::host_local::HostLocal;
+use crate::ledger::LedgerError;
 use crate::net::NetError;
 use crate::net::netns::{NetNs, NetNsError};
+use crate::owner::Owner;
+use crate::turn::Detached;
 
 /// Every plugin in this program.
 pub const ALL: &[&(dyn Plugin + Sync)] = &[
@@ -64,6 +68,22 @@ fn prev_result(request: &Request) -> Result<CniResult, CniError> {
         CniError::config("prevResult", problem)
     };
     request.conf.prev_result()?.ok_or_else(missing)
+}
+
+/// The attachment is coming: `repair` takes part in it again.
+fn attaching(request: &Request, owner: &Owner) {
+    mark(request, |detached| detached.unmark(owner));
+}
+
+/// The attachment is going: from here on `repair` makes nothing of it any more, whatever the runtime's record says.
+fn detaching(request: &Request, owner: &Owner) {
+    mark(request, |detached| detached.mark(owner));
+}
+
+/// Marks are for `repair` only: where none can be made, all else goes on.
+fn mark(request: &Request, change: impl FnOnce(&Detached) -> Result<(), LedgerError>) {
+    let base = keys::state_dir_or_default(request);
+    let _ = Detached::lock(&base).and_then(|detached| change(&detached));
 }
 
 /// A failed CHECK.

@@ -8,8 +8,7 @@
 use proto::cni::{Attachment, NetworkName};
 
 use crate::net::NetError;
-use crate::net::nft::Tables;
-use crate::net::nft::foreign::{self, ForeignRule, INET, IPV4, IPV6, Place};
+use crate::net::nft::{self, Batch, FoundRule, TableFamily, TableId, Tables};
 use crate::net::socket::Socket;
 use crate::owner::Owner;
 
@@ -31,37 +30,37 @@ pub struct Trace {
 }
 
 impl Trade {
-    fn places(self) -> &'static [Place] {
-        const IPTABLES4: Place = Place { family: IPV4, table: "nat" };
-        const IPTABLES6: Place = Place { family: IPV6, table: "nat" };
+    fn places(self) -> &'static [TableId<'static>] {
+        const fn place(family: TableFamily, name: &'static str) -> TableId<'static> {
+            TableId { family, name }
+        }
+        const IPTABLES4: TableId<'static> = place(TableFamily::Ip4, "nat");
+        const IPTABLES6: TableId<'static> = place(TableFamily::Ip6, "nat");
+        const MASQUERADE: TableId<'static> = place(TableFamily::Inet, "cni_plugins_masquerade");
+        const PORTS4: TableId<'static> = place(TableFamily::Ip4, "cni_hostport");
+        const PORTS6: TableId<'static> = place(TableFamily::Ip6, "cni_hostport");
         match self {
-            Self::Masquerade => {
-                &[IPTABLES4, IPTABLES6, Place { family: INET, table: "cni_plugins_masquerade" }]
-            }
-            Self::Ports => &[
-                IPTABLES4,
-                IPTABLES6,
-                Place { family: IPV4, table: "cni_hostport" },
-                Place { family: IPV6, table: "cni_hostport" },
-            ],
+            Self::Masquerade => &[IPTABLES4, IPTABLES6, MASQUERADE],
+            Self::Ports => &[IPTABLES4, IPTABLES6, PORTS4, PORTS6],
         }
     }
 
-    /// Whose a rule in one of the places is; `None` where it is not the reference plugins' or has another trade.
-    fn trace(self, place: Place, rule: &ForeignRule) -> Option<Trace> {
-        match (self, place.table) {
+    /// Whose a rule in one of the places is, by the chain that it jumps to and its comment; `None` where it is not the
+    /// reference plugins' or has another trade.
+    fn trace(self, place: TableId<'_>, target: Option<&str>, comment: &str) -> Option<Trace> {
+        match (self, place.name) {
             (_, "nat") => {
-                let is_ports = rule.target.as_deref()?.strip_prefix("CNI-")?.starts_with("DN-");
+                let is_ports = target?.strip_prefix("CNI-")?.starts_with("DN-");
                 if is_ports != (self == Self::Ports) {
                     return None;
                 }
-                let (_, rest) = rule.comment.split_once("name: \"")?;
+                let (_, rest) = comment.split_once("name: \"")?;
                 let (network, rest) = rest.split_once("\" id: \"")?;
                 let container = rest.trim_end_matches('"');
                 Some(Trace { network: Some(network.into()), container: container.into(), ifname: None })
             }
             (Self::Masquerade, _) => {
-                let (_, rest) = rule.comment.split_once(", net: ")?;
+                let (_, rest) = comment.split_once(", net: ")?;
                 let (network, rest) = rest.split_once(", if: ")?;
                 let (ifname, container) = rest.split_once(", id: ")?;
                 Some(Trace {
@@ -71,8 +70,8 @@ impl Trade {
                 })
             }
             (Self::Ports, _) => {
-                let named = !rule.comment.is_empty();
-                named.then(|| Trace { network: None, container: rule.comment.clone(), ifname: None })
+                let named = !comment.is_empty();
+                named.then(|| Trace { network: None, container: comment.to_owned(), ifname: None })
             }
         }
     }
@@ -108,13 +107,22 @@ pub fn forget(
     gone: &dyn Fn(&Trace) -> bool,
 ) -> Result<(), NetError> {
     for place in present(tables, trade) {
-        let rules = foreign::rules(socket, place)?;
-        let is_gone = |rule: &&ForeignRule| trade.trace(place, rule).is_some_and(|trace| gone(&trace));
-        let going: Vec<ForeignRule> = rules.iter().filter(is_gone).cloned().collect();
-        let mut chains: Vec<String> = going.iter().filter_map(|rule| rule.target.clone()).collect();
+        let traced = traced(socket, trade, place)?;
+        let going: Vec<&FoundRule> =
+            traced.iter().filter(|(_, trace)| gone(trace)).map(|(rule, _)| rule).collect();
+        let mut chains: Vec<String> = going.iter().filter_map(|rule| rule.jumps_to()).collect();
         chains.sort_unstable();
         chains.dedup();
-        foreign::remove(socket, place, &going, &chains)?;
+        let mut batch = Batch::new(place);
+        going.iter().for_each(|rule| batch.delete_rule(&rule.chain, rule.handle));
+        for chain in &chains {
+            batch.flush_chain(chain);
+            batch.delete_chain(chain);
+        }
+        match batch.commit(socket, None) {
+            Err(error) if !error.is_missing() => return Err(error),
+            _ => {}
+        }
     }
     Ok(())
 }
@@ -125,17 +133,30 @@ pub fn forget(
 /// [`NetError`].
 pub fn has_any(socket: &mut Socket, trade: Trade, owner: &Owner) -> Result<bool, NetError> {
     for place in present(&Tables::read(socket)?, trade) {
-        let rules = foreign::rules(socket, place)?;
-        if rules.iter().any(|rule| trade.trace(place, rule).is_some_and(|trace| trace.is_of(owner))) {
+        if traced(socket, trade, place)?.iter().any(|(_, trace)| trace.is_of(owner)) {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
+/// The rules in a place that say whose they are.
+fn traced(
+    socket: &mut Socket,
+    trade: Trade,
+    place: TableId<'_>,
+) -> Result<Vec<(FoundRule, Trace)>, NetError> {
+    let traced = |rule: FoundRule| {
+        let trace = trade.trace(place, rule.jumps_to().as_deref(), &rule.comment)?;
+        Some((rule, trace))
+    };
+    Ok(nft::all_rules(socket, place)?.into_iter().filter_map(traced).collect())
+}
+
 /// The places that this host has: mostly none.
-fn present(tables: &Tables, trade: Trade) -> Vec<Place> {
-    trade.places().iter().filter(|place| tables.has(place.family, place.table)).copied().collect()
+fn present(tables: &Tables, trade: Trade) -> Vec<TableId<'static>> {
+    let is = |place: &&TableId<'_>| tables.has(place.family as u8, place.name);
+    trade.places().iter().filter(is).copied().collect()
 }
 
 #[cfg(test)]
@@ -145,13 +166,8 @@ mod tests {
     #[test]
     fn rules_say_whose_they_are() {
         let check = |trade: Trade, place: usize, target: &str, comment: &str, expect: Option<[&str; 3]>| {
-            let rule = ForeignRule {
-                chain: "X".to_owned(),
-                handle: 1,
-                comment: comment.to_owned(),
-                target: (!target.is_empty()).then(|| target.to_owned()),
-            };
-            let found = trade.trace(trade.places()[place], &rule);
+            let target = (!target.is_empty()).then_some(target);
+            let found = trade.trace(trade.places()[place], target, comment);
             let parts = found.map(|trace| {
                 [trace.network.unwrap_or_default(), trace.container, trace.ifname.unwrap_or_default()]
             });

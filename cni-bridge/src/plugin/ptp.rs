@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use proto::cni::result::{Dns, IpConfig};
 use proto::cni::{Attachment, CniError, CniResult, Plugin, Request};
 
-use super::{damaged, keys, masquerade, open_netns, pod, teardown, veth};
+use super::{attaching, damaged, keys, masquerade, open_netns, pod, teardown, veth};
 use crate::ipam;
 use crate::ipam::range::offset;
 use crate::net::link::{self, Link, VethPair};
@@ -49,6 +49,7 @@ impl Plugin for Ptp {
     fn add(&self, request: &Request, attachment: &Attachment, netns: &Path) -> Result<CniResult, CniError> {
         let (conf, netns) = (PtpConf::parse(request)?, open_netns(request, netns)?);
         let owner = Owner::new(&request.conf.name, attachment)?;
+        attaching(request, &owner);
         let mut host = Socket::route()?;
         let pair = VethPair {
             host: &owner.host_link(),
@@ -127,7 +128,7 @@ fn connect(
     inside.apply(&pod_changes(&pod_end, &result))?;
     if conf.ip_masq {
         let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
-        masquerade::add(&mut Socket::netfilter()?, owner, &addresses)?;
+        masquerade::add(&mut Socket::netfilter()?, &keys::state_dir(request)?, owner, &addresses)?;
     }
     let host_end = veth::wait_for_carrier(host, &host_end.name, &|_| Ok(true))?;
     result.interfaces = vec![pod::describe(&host_end, Path::new("")), pod::describe(&pod_end, netns.path())];

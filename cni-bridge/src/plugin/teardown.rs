@@ -5,7 +5,7 @@ use std::path::Path;
 
 use proto::cni::{Attachment, CniError, ErrorCode, Request};
 
-use super::{collect, isolation, masquerade, veth};
+use super::{collect, detaching, isolation, keys, masquerade, veth};
 use crate::ipam;
 use crate::net::link::{self, Link};
 use crate::net::nft::Tables;
@@ -19,9 +19,11 @@ use crate::owner::{Owner, is_stale};
 /// What could not be undone; the runtime is to call again.
 pub fn del(request: &Request, attachment: &Attachment, netns: Option<&Path>) -> Result<(), CniError> {
     let owner = Owner::new(&request.conf.name, attachment)?;
+    detaching(request, &owner);
+    let base = keys::state_dir_or_default(request);
     let mut netfilter = Socket::netfilter();
     let rules = match &mut netfilter {
-        Ok(socket) => forget_rules(socket, &owner),
+        Ok(socket) => forget_rules(socket, &base, &owner),
         Err(_) => {
             netfilter.as_ref().map(|_| ()).map_err(|error| CniError::from_error(ErrorCode::PLUGIN, error))
         }
@@ -37,10 +39,10 @@ pub fn del(request: &Request, attachment: &Attachment, netns: Option<&Path>) -> 
 }
 
 /// Asked of the tables, not of the configuration, which may have changed since ADD.
-fn forget_rules(socket: &mut Socket, owner: &Owner) -> Result<(), CniError> {
+fn forget_rules(socket: &mut Socket, base: &Path, owner: &Owner) -> Result<(), CniError> {
     let tables = Tables::read(socket)?;
-    let masquerade = masquerade::remove(socket, &tables, owner).map_err(CniError::from);
-    collect([masquerade, isolation::remove(socket, &tables, owner).map_err(CniError::from)])
+    let masquerade = masquerade::remove(socket, base, &tables, owner).map_err(CniError::from);
+    collect([masquerade, isolation::remove(socket, base, &tables, owner).map_err(CniError::from)])
 }
 
 /// Removes what belongs to the network and to no valid attachment.
@@ -51,8 +53,14 @@ pub fn gc(request: &Request) -> Result<(), CniError> {
     let valid = request.conf.valid_attachments()?;
     let network = &request.conf.name;
     let ipam_type = request.conf.ipam_type()?;
+    let base = keys::state_dir_or_default(request);
     let rules = Socket::netfilter().and_then(|mut socket| {
-        masquerade::gc(&mut socket, network, &valid).and(isolation::gc(&mut socket, network, &valid))
+        masquerade::gc(&mut socket, &base, network, &valid).and(isolation::gc(
+            &mut socket,
+            &base,
+            network,
+            &valid,
+        ))
     });
     let links = Socket::route().and_then(|mut socket| {
         let all = link::list(&mut socket)?;

@@ -1,5 +1,8 @@
 //! bandwidth chained after bridge.
 
+use cni_bridge::net::device;
+use cni_bridge::net::socket::Socket;
+use cni_bridge::owner::Owner;
 use proto::cni::runtime::Additions;
 use proto::cni::{Attachment, ErrorCode, Verb};
 use serde_json::{Value, json};
@@ -136,14 +139,45 @@ fn gc_removes_what_nobody_has() {
     assert_eq!(ifbs(&node), 1);
 }
 
+/// An ADD that was killed between making the link and tagging it has left the network's group on it.
 #[test]
-fn a_killed_add_is_undone_by_del() {
+fn gc_removes_what_was_never_tagged() {
+    if !privileged() {
+        return;
+    }
+    let node = node();
+    let pod = NetNs::new();
+    let added = node.add_with("a", &pod, limits()).unwrap();
+    let name = added.result.interfaces[3].name.clone();
+    node.del("a", None).unwrap();
+    let draft = |name: &str, network: &'static str| {
+        let name = name.to_owned();
+        node.host.run(move || {
+            let mut socket = Socket::route().unwrap();
+            device::create_ifb(&mut socket, &name, 1500, Owner::draft_group(network)).unwrap();
+        });
+    };
+    draft(&name, "berth");
+    draft("bwp000000000000", "berth");
+    draft("bwp000000000001", "other");
+    node.whole(Verb::Gc, Some(&[attachment("a")])).unwrap();
+    assert_eq!(node.leftovers(), ["bwp000000000001", name.as_str()], "a's, and another network's");
+    node.whole(Verb::Gc, Some(&[attachment("b")])).unwrap();
+    assert_eq!(node.leftovers(), ["bwp000000000001"]);
+    // A tagged link is of no network's drafts any more.
+    node.add_with("a", &pod, limits()).unwrap();
+    let shown = node.host.output("ip", &["-d", "link", "show", &name]);
+    assert!(shown.contains("group default"), "{shown}");
+}
+
+#[test]
+fn a_killed_add_is_undone_by_del_or_gc() {
     if !privileged() {
         return;
     }
     let node = node();
     let target = attachment("a");
-    for round in 0..20u64 {
+    for round in 0..24u64 {
         let pod = NetNs::new();
         let first =
             node.call(0, Verb::Add, (&target, Some(&pod.path)), Additions::default()).unwrap().unwrap();
@@ -158,7 +192,11 @@ fn a_killed_add_is_undone_by_del() {
         std::thread::sleep(std::time::Duration::from_micros(round * 300));
         child.kill().unwrap();
         child.wait().unwrap();
-        node.del("a", (round % 2 == 0).then_some(pod.path.as_path())).unwrap();
+        match round % 3 {
+            0 => node.del("a", Some(&pod.path)).unwrap(),
+            1 => node.del("a", None).unwrap(),
+            _ => node.whole(Verb::Gc, Some(&[])).unwrap(),
+        }
         assert_eq!(node.leftovers(), [""; 0], "round {round}");
     }
 }

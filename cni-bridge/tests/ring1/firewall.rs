@@ -129,15 +129,18 @@ fn rules_of_others_stay() {
     if !privileged() || !has_program("iptables") {
         return;
     }
-    let node = Node::new(|json| configure(json, "one", 1, "open"));
+    let node = Node::new(|json| {
+        configure(json, "one", 1, "open");
+        json["plugins"][1]["iptablesAdminChainName"] = "MY-ADMIN".into();
+    });
     let (a, b) = (NetNs::new(), NetNs::new());
     let iptables = |words: &[&str]| node.host.output("iptables", words);
     // What the reference plugin leaves for another pod, and an administrator's rule.
     iptables(&["-P", "FORWARD", "ACCEPT"]);
     iptables(&["-N", "CNI-FORWARD"]);
     iptables(&["-A", "CNI-FORWARD", "-s", "10.1.0.77/32", "-j", "ACCEPT"]);
-    iptables(&["-N", "CNI-ADMIN"]);
-    iptables(&["-A", "CNI-ADMIN", "-s", "10.9.9.9/32", "-j", "DROP"]);
+    iptables(&["-N", "MY-ADMIN"]);
+    iptables(&["-A", "MY-ADMIN", "-s", "10.9.9.9/32", "-j", "DROP"]);
     let added = node.add("a", &a, Value::Null).unwrap();
     node.add("b", &b, Value::Null).unwrap();
     node.whole(Verb::Gc, Some(&[attachment("b")])).unwrap();
@@ -148,6 +151,7 @@ fn rules_of_others_stay() {
         assert_eq!(shown.contains(text), stays, "{text}: {shown}");
     }
     assert_eq!(shown.matches("-j CNI-FORWARD").count(), 1, "{shown}");
+    assert!(shown.contains("-j MY-ADMIN") && !shown.contains("CNI-ADMIN"), "{shown}");
     node.del("b", None).unwrap();
     // The reference plugin's own: recognised by the addresses of the result.
     let target = attachment("c");

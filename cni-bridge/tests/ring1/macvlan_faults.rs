@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use proto::cni::runtime::Additions;
-use proto::cni::{ErrorCode, Verb};
+use proto::cni::{ErrorCode, NetConfList, Verb};
 use serde_json::{Value, json};
 
 use super::macvlan::{NOTHING, changed, conf, no_link, on_wire};
@@ -197,6 +197,35 @@ fn gc_keeps_the_valid() {
     node.check("c1", &pods[1], Value::Null, &added[1]).unwrap();
     node.whole(Verb::Gc, Some(&[])).unwrap();
     assert!(no_link(&pods[1], "eth0"));
+    assert_eq!(node.leftovers(), NOTHING);
+}
+
+/// Who counts its users elsewhere would not know when the last one goes.
+#[test]
+fn a_shared_parent_is_counted_in_one_place() {
+    if !privileged() {
+        return;
+    }
+    let conf =
+        json!({"type": "macvlan", "internal": true, "ipam": {"type": "host-local", "subnet": "10.7.0.0/24"}});
+    let mut node = Node::with(conf);
+    let (a, b) = (NetNs::new(), NetNs::new());
+    let added = node.add("a", &a, Value::Null).unwrap();
+    let list = node.list.clone();
+    let elsewhere = node.dir.path().join("elsewhere");
+    let mut json: Value = serde_json::from_slice(&list.to_bytes()).unwrap();
+    json["plugins"][0]["stateDir"] = elsewhere.to_str().unwrap().into();
+    node.list = NetConfList::parse(json.to_string().as_bytes()).unwrap();
+    let error = node.add("b", &b, Value::Null).err().unwrap();
+    assert_eq!(error.code, ErrorCode::INVALID_NETWORK_CONFIG);
+    let (here, there) = (node.dir.path().join("state"), elsewhere.display());
+    let expect = format!("are counted elsewhere ({here:?}), not in {there}");
+    assert!(error.msg.contains("stateDir: ") && error.msg.ends_with(&expect), "{error}");
+    node.del("b", Some(&b.path)).unwrap();
+    node.whole(Verb::Gc, Some(&[attachment("a")])).unwrap();
+    node.list = list;
+    node.check("a", &a, Value::Null, &added).unwrap();
+    node.del("a", Some(&a.path)).unwrap();
     assert_eq!(node.leftovers(), NOTHING);
 }
 

@@ -289,6 +289,7 @@ impl Node {
             for (table, map) in [
                 ("berth_masquerade", "pods4"),
                 ("berth_masquerade", "pods6"),
+                ("berth_masquerade", "claims"),
                 ("berth_portmap", "ports4"),
                 ("berth_portmap", "ports6"),
                 ("berth_portmap", "addrs4"),
@@ -302,6 +303,7 @@ impl Node {
                 ("berth_isolation", "from6"),
                 ("berth_isolation", "to4"),
                 ("berth_isolation", "to6"),
+                ("berth_isolation", "claims"),
                 ("berth_firewall", "pods4"),
                 ("berth_firewall", "pods6"),
             ] {

@@ -5,9 +5,11 @@ use std::process::Command;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use proto::cni::Verb;
+use proto::cni::runtime::Additions;
 use serde_json::{Value, json};
 
-use super::node::{Added, NetNs, Node, privileged};
+use super::node::{Added, NetNs, Node, attachment, privileged};
 use super::wire::{connect, is_lost, serve, wire};
 
 fn with_firewall(json: &mut Value) {
@@ -110,6 +112,91 @@ fn whatever_rules_are_lost_come_back() {
     assert_eq!(generation(&node), seen);
     node.del("a", None).unwrap();
     node.del("b", None).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
+}
+
+/// As long as the runtime calls one plugin after another, its record is still there, and so may the namespace be.
+#[test]
+fn what_is_being_detached_stays_away() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::new(with_firewall);
+    let pod = NetNs::new();
+    let ports = json!([{"hostPort": 8080, "containerPort": 80}]);
+    let added = node.add("a", &pod, ports.clone()).unwrap();
+    record(&node, "a", &pod, &ports, &added);
+    let target = attachment("a");
+    for index in [2, 1, 0] {
+        node.call(index, Verb::Del, (&target, Some(&pod.path)), Additions::default()).unwrap();
+        let left = node.leftovers();
+        repair(&node, &ALL).unwrap();
+        assert_eq!(node.leftovers(), left, "after DEL of {}", ALL[index]);
+        // What has not gone yet will not be needed any more.
+        node.host.output("nft", &["flush", "ruleset"]);
+        repair(&node, &ALL).unwrap();
+        assert_eq!(node.host.output("nft", &["list", "ruleset"]), "", "after DEL of {}", ALL[index]);
+    }
+    // The same attachment comes again.
+    let added = node.add("a", &pod, ports.clone()).unwrap();
+    record(&node, "a", &pod, &ports, &added);
+    node.host.output("nft", &["flush", "ruleset"]);
+    repair(&node, &ALL).unwrap();
+    node.check("a", &pod, ports, &added).unwrap();
+    node.del("a", None).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
+}
+
+#[test]
+fn repair_and_del_at_once_leave_nothing() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::new(with_firewall);
+    let ports = json!([{"hostPort": 8080, "containerPort": 80}]);
+    let pod = NetNs::new();
+    for round in 0..12 {
+        let added = node.add("a", &pod, ports.clone()).unwrap();
+        record(&node, "a", &pod, &ports, &added);
+        node.host.output("nft", &["flush", "ruleset"]);
+        std::thread::scope(|scope| {
+            let repairing = scope.spawn(|| repair(&node, &ALL));
+            node.del("a", Some(&pod.path)).unwrap();
+            repairing.join().unwrap().unwrap();
+        });
+        assert_eq!(node.leftovers(), [""; 0], "round {round}");
+    }
+}
+
+/// Two networks may have one subnet.
+#[test]
+fn what_two_networks_have_is_repaired_for_both() {
+    if !privileged() {
+        return;
+    }
+    let conf = |bridge: &str| {
+        json!({"type": "bridge", "bridge": bridge, "isGateway": true, "ipMasq": true, "isolateNetworks": true,
+            "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"}})
+    };
+    let (mut node, first) = Node::with(conf("br0")).beside("other", conf("br1"));
+    let pods = [NetNs::new(), NetNs::new()];
+    let lists = [node.list.clone(), first];
+    let mut added = Vec::new();
+    for (list, pod) in lists.iter().zip(&pods) {
+        node.list = list.clone();
+        added.push(node.add("a", pod, Value::Null).unwrap());
+        record(&node, "a", pod, &Value::Null, &added[added.len() - 1]);
+    }
+    node.host.output("nft", &["flush", "ruleset"]);
+    repair(&node, &["bridge"]).unwrap();
+    for ((list, pod), added) in lists.iter().zip(&pods).zip(&added) {
+        node.list = list.clone();
+        node.check("a", pod, Value::Null, added).unwrap();
+    }
+    for list in &lists {
+        node.list = list.clone();
+        node.del("a", None).unwrap();
+    }
     assert_eq!(node.leftovers(), [""; 0]);
 }
 

@@ -7,7 +7,6 @@
 
 mod batch;
 mod expression;
-pub mod foreign;
 mod query;
 mod register;
 mod table;
@@ -15,5 +14,5 @@ pub(crate) mod wire;
 
 pub use batch::{Batch, Chain, Element, Field, Hook, Map, Rule, TableFamily, TableId, Target};
 pub use expression::{Expression, HeaderField, Meta, Verdict};
-pub use query::{FoundRule, Tables, chain_exists, element, elements, generation, rules, rules_of};
-pub use table::{Conflict, InsertError, OnDemand, Removed, Table};
+pub use query::{FoundRule, Tables, all_rules, chain_exists, element, elements, generation, rules, rules_of};
+pub use table::{Conflict, InsertError, OnDemand, Place, Removed, Table};

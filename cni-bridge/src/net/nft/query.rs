@@ -210,6 +210,14 @@ pub fn rules_of(socket: &mut Socket, table: TableId<'_>, chain: &str) -> Result<
     list_rules(socket, table, Some(chain))
 }
 
+/// The rules of a table, anybody's; empty where it is not there.
+///
+/// # Errors
+/// [`NetError`].
+pub fn all_rules(socket: &mut Socket, table: TableId<'_>) -> Result<Vec<FoundRule>, NetError> {
+    list_rules(socket, table, None)
+}
+
 fn list_rules(
     socket: &mut Socket,
     table: TableId<'_>,
@@ -226,8 +234,9 @@ fn list_rules(
         Err(error) if error.is_missing() => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let found = answers.iter().filter_map(|answer| read_rule(answer.body.get(4..)?));
     // Kernels without filtering list every table.
+    let of_family = answers.iter().filter(|answer| answer.body.first() == Some(&(table.family as u8)));
+    let found = of_family.filter_map(|answer| read_rule(answer.body.get(4..)?));
     let wanted =
         |(of, rule): &(String, FoundRule)| of == table.name && chain.is_none_or(|chain| rule.chain == chain);
     Ok(found.filter(wanted).map(|(_, rule)| rule).collect())
@@ -265,4 +274,35 @@ fn read_element(entry: &[u8]) -> Option<Element> {
         (None, None) => return None,
     };
     Some(Element { key, data, owner })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_of_iptables_is_read() {
+        let mut body = Attributes::default();
+        body.text(1, "nat").text(2, "POSTROUTING").bytes(3, &7u64.to_be_bytes());
+        body.nest(4, |list| {
+            list.nest(1, |step| {
+                step.text(1, "match").nest(2, |data| {
+                    data.text(1, "comment").bytes(3, b"name: \"n\" id: \"c\"\0\0\0");
+                });
+            });
+            list.nest(1, |step| {
+                step.text(1, "immediate").nest(2, |data| {
+                    data.nest(2, |data| {
+                        data.nest(2, |verdict| {
+                            verdict.text(2, "CNI-1");
+                        });
+                    });
+                });
+            });
+        });
+        let (table, rule) = read_rule(&body.into_bytes()).unwrap();
+        assert_eq!((table.as_str(), rule.chain.as_str(), rule.handle), ("nat", "POSTROUTING", 7));
+        assert_eq!(rule.comment, "name: \"n\" id: \"c\"");
+        assert_eq!(rule.jumps_to().as_deref(), Some("CNI-1"));
+    }
 }

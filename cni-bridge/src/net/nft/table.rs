@@ -53,6 +53,10 @@ pub enum Conflict {
 /// Elements that were removed, with the names of their maps.
 pub type Removed = Vec<(&'static str, Element)>;
 
+/// How elements get into a table: [`Table::insert`] or [`Table::mend`].
+pub type Place =
+    fn(&Table, &mut Socket, &[(&'static str, Element, Conflict)], &[OnDemand]) -> Result<(), InsertError>;
+
 /// Why elements were not added.
 #[derive(Debug, thiserror::Error)]
 pub enum InsertError {
@@ -234,11 +238,11 @@ impl Table {
         gone: &dyn Fn(&str) -> bool,
     ) -> Result<Option<(Removed, usize)>, NetError> {
         let (mut going, mut left) = (Removed::new(), 0);
+        let mut there = false;
         for map in self.all_maps() {
-            let Some(found) = elements(socket, self.id(), map.name)? else {
-                // Earlier versions made tables without it.
-                if *map == OWNED { continue } else { return Ok(None) }
-            };
+            // Earlier versions made tables with fewer maps.
+            let Some(found) = elements(socket, self.id(), map.name)? else { continue };
+            there = true;
             for element in found {
                 if gone(&element.owner) {
                     going.push((map.name, element));
@@ -247,7 +251,7 @@ impl Table {
                 }
             }
         }
-        Ok(Some((going, left)))
+        Ok(there.then_some((going, left)))
     }
 
     /// What is missing or different, in words; `None` when all is in place.

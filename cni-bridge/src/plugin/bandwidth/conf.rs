@@ -55,23 +55,14 @@ fn bucket(object: &Object<'_>, rate: &str, burst: &str) -> Result<Option<Bucket>
 
 #[cfg(test)]
 mod tests {
-    use proto::cni::plugin::OwnNetns;
-    use proto::cni::{ErrorCode, NetConf};
+    use proto::cni::ErrorCode;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::sample::request;
 
     fn parse(keys: Value) -> Result<BandwidthConf, CniError> {
-        let mut conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "bandwidth"});
-        if let (Value::Object(conf), Value::Object(keys)) = (&mut conf, keys) {
-            conf.extend(keys);
-        }
-        BandwidthConf::parse(&Request {
-            conf: NetConf::new(conf.as_object().unwrap().clone())?,
-            args: Default::default(),
-            path: Vec::new(),
-            own_netns: OwnNetns::Refused,
-        })
+        BandwidthConf::parse(&request("bandwidth", keys, "")?)
     }
 
     #[test]

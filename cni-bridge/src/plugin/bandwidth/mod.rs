@@ -89,7 +89,15 @@ impl Plugin for Bandwidth {
         let valid = request.conf.valid_attachments()?;
         let mut host = Socket::route()?;
         let links = link::list(&mut host)?;
-        let stale = |link: &&Link| link.kind == "ifb" && is_stale(&link.alias, &request.conf.name, &valid);
+        let network = &request.conf.name;
+        // What an ADD that was killed has made and not yet tagged.
+        let draft = |link: &Link| {
+            link.alias.is_empty()
+                && link.group == Owner::draft_group(network.as_str())
+                && !valid.iter().any(|attachment| names(network, attachment).contains(&link.name))
+        };
+        let stale =
+            |link: &&Link| link.kind == "ifb" && (is_stale(&link.alias, network, &valid) || draft(link));
         collect(links.iter().filter(stale).map(|link| Ok(delete(&mut host, link)?)).collect::<Vec<_>>())
     }
 
@@ -108,6 +116,19 @@ fn ifb_name(network: &NetworkName, attachment: &Attachment) -> String {
     format!("bwp{digits}")
 }
 
+/// The names that the attachment's ifb may have.
+fn names(network: &NetworkName, attachment: &Attachment) -> Vec<String> {
+    let own = Owner::new(network, attachment).map(|owner| own_ifb_name(&owner));
+    own.into_iter().chain([ifb_name(network, attachment)]).collect()
+}
+
+/// The name that leaves nothing of the owner out.
+fn own_ifb_name(owner: &Owner) -> String {
+    let hash = Sha512::digest(owner.tag());
+    let digits: String = hash.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    format!("bwpx{digits}")
+}
+
 /// An attachment, as owner and as what that was made of.
 type Who<'a> = (&'a Owner, (&'a NetworkName, &'a Attachment));
 
@@ -117,9 +138,7 @@ fn own_ifb(
     host: &mut Socket,
     (owner, (network, attachment)): Who<'_>,
 ) -> Result<(String, Option<Link>), NetError> {
-    let hash = Sha512::digest(owner.tag());
-    let digits: String = hash.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
-    let own = format!("bwpx{digits}");
+    let own = own_ifb_name(owner);
     if let Some(found) = link::get(host, &own)?.filter(|link| link.kind == "ifb") {
         return Ok((own, Some(found)));
     }
@@ -155,7 +174,7 @@ fn limit(
     if let Some(stale) = stale {
         delete(host, &stale)?;
     }
-    device::create_ifb(host, &ifb, veth.mtu)?;
+    device::create_ifb(host, &ifb, veth.mtu, Owner::draft_group(who.1.0.as_str()))?;
     let vanished = || CniError::new(ErrorCode::PLUGIN, format!("link {ifb} vanished"));
     let detour = link::get(host, &ifb)?.ok_or_else(vanished)?;
     host.apply(&[device::tag(&detour, who.0.tag()), traffic::shape(&detour, bucket)])?;

@@ -16,7 +16,7 @@ use crate::net::netns::NetNs;
 use crate::net::socket::{Message, Socket};
 use crate::net::{NetError, addr, sysctl};
 use crate::owner::Owner;
-use crate::plugin::{isolation, masquerade, pod, teardown, veth};
+use crate::plugin::{attaching, isolation, masquerade, pod, teardown, veth};
 
 /// How long the kernel may look for other holders of an address.
 const SEARCH_DEADLINE: Duration = Duration::from_secs(10);
@@ -32,6 +32,7 @@ pub fn add(
     netns: &NetNs,
 ) -> Result<CniResult, CniError> {
     let owner = Owner::new(&request.conf.name, attachment)?;
+    attaching(request, &owner);
     let mut host = Socket::route()?;
     let bridge = switch::ensure(&mut host, conf)?;
     let pair = VethPair {
@@ -75,11 +76,14 @@ impl Attaching<'_> {
         pod::allow_ipv6(self.netns, ifname, &result)?;
         inside.apply(&self.pod_changes(&pod_end, &result))?;
         let addresses: Vec<IpNet> = result.ips.iter().map(|ip| ip.address).collect();
+        let base = &self.conf.state_dir;
         if self.conf.ip_masq {
-            masquerade::add(&mut Socket::netfilter()?, &self.owner, &addresses)?;
+            masquerade::add(&mut Socket::netfilter()?, base, &self.owner, &addresses)?;
         }
         if self.conf.isolated {
-            isolation::add(&mut Socket::netfilter()?, &self.owner, &self.conf.gateway_link(), &addresses)?;
+            let network = &self.conf.gateway_link();
+            let pod = isolation::Pod { owner: &self.owner, network, addresses: &addresses };
+            isolation::add(&mut Socket::netfilter()?, base, pod)?;
         }
         let host_end = self.settle(&mut inside, &host_end, &pod_end)?;
         result.interfaces = self.interfaces(&host_end, &pod_end, gateway_link.as_ref());

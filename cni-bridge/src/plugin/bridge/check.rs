@@ -43,7 +43,10 @@ fn check_rules(conf: &BridgeConf, owner: &Owner, addresses: &[IpNet]) -> Result<
         false => None,
     };
     let isolation = match conf.isolated {
-        true => isolation::damage(&mut socket, owner, &conf.gateway_link(), addresses)?,
+        true => {
+            let network = &conf.gateway_link();
+            isolation::damage(&mut socket, isolation::Pod { owner, network, addresses })?
+        }
         false => None,
     };
     match (masquerade, isolation) {

@@ -194,24 +194,14 @@ fn trunk(top: &Object<'_>) -> Result<Vec<Vlans>, CniError> {
 
 #[cfg(test)]
 mod tests {
-    use proto::cni::plugin::OwnNetns;
-    use proto::cni::{ErrorCode, NetConf};
+    use proto::cni::ErrorCode;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::sample::request;
 
     fn parse(keys: Value, args: &str) -> Result<BridgeConf, CniError> {
-        let mut conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "bridge"});
-        if let (Value::Object(conf), Value::Object(keys)) = (&mut conf, keys) {
-            conf.extend(keys);
-        }
-        let conf = NetConf::new(conf.as_object().unwrap().clone())?;
-        BridgeConf::parse(&Request {
-            conf,
-            args: args.parse()?,
-            path: Vec::new(),
-            own_netns: OwnNetns::Refused,
-        })
+        BridgeConf::parse(&request("bridge", keys, args)?)
     }
 
     #[test]

@@ -45,6 +45,7 @@ impl Plugin for Bridge {
 
     fn status(&self, request: &Request) -> Result<(), CniError> {
         let conf = BridgeConf::parse(request)?;
+        switch::expect_open(&mut Socket::route()?, &conf)?;
         if conf.has_ipam { ipam::status(request) } else { Ok(()) }
     }
 
@@ -57,7 +58,9 @@ impl Plugin for Bridge {
             let result = pod::previous(request)?;
             let addresses = pod::addresses_of(&result, pod::interface_index(&result, attachment)?);
             let owner = Owner::new(&request.conf.name, attachment)?;
-            isolation::mend(&mut Socket::netfilter()?, &owner, &conf.gateway_link(), &addresses)?;
+            let (network, addresses) = (&conf.gateway_link(), &addresses[..]);
+            let pod = isolation::Pod { owner: &owner, network, addresses };
+            isolation::mend(&mut Socket::netfilter()?, &conf.state_dir, pod)?;
         }
         Ok(())
     }

@@ -41,6 +41,20 @@ pub fn ensure(socket: &mut Socket, conf: &BridgeConf) -> Result<Link, CniError> 
     Ok(bridge)
 }
 
+/// For STATUS: that the bridge does not cut off those who are on it.
+///
+/// # Errors
+/// [`ErrorCode::LIMITED_CONNECTIVITY`].
+pub fn expect_open(socket: &mut Socket, conf: &BridgeConf) -> Result<(), CniError> {
+    let down = link::get(socket, &conf.bridge)?.filter(|bridge| bridge.kind == "bridge" && !bridge.up);
+    let Some(bridge) = down else { return Ok(()) };
+    if link::list(socket)?.iter().any(|port| port.controller == Some(bridge.index)) {
+        let msg = format!("bridge {} is down, and links are on it", bridge.name);
+        return Err(CniError::new(ErrorCode::LIMITED_CONNECTIVITY, msg));
+    }
+    Ok(())
+}
+
 fn create(socket: &mut Socket, conf: &BridgeConf) -> Result<Link, CniError> {
     match link::create_bridge(socket, &conf.bridge, Mac::random()?, conf.mtu) {
         Ok(()) => {

@@ -186,21 +186,16 @@ fn shim(top: &Object<'_>) -> Result<Vec<IpAddr>, CniError> {
 
 #[cfg(test)]
 mod tests {
-    use proto::cni::plugin::OwnNetns;
-    use proto::cni::{ErrorCode, NetConf};
+    use proto::cni::ErrorCode;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::sample::request;
 
     type Parse = fn(&Request) -> Result<ChildConf, CniError>;
 
     fn parse(parse: Parse, keys: Value) -> Result<ChildConf, CniError> {
-        let mut conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "x"});
-        if let (Value::Object(conf), Value::Object(keys)) = (&mut conf, keys) {
-            conf.extend(keys);
-        }
-        let conf = NetConf::new(conf.as_object().unwrap().clone())?;
-        parse(&Request { conf, args: Default::default(), path: Vec::new(), own_netns: OwnNetns::Refused })
+        parse(&request("x", keys, "")?)
     }
 
     #[test]

@@ -17,7 +17,9 @@ use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
 use super::open_netns;
 use crate::ipam;
+use crate::ledger::Ledger;
 use crate::net::socket::Socket;
+use crate::owner::Owner;
 use conf::ChildConf;
 
 /// The macvlan plugin.
@@ -84,7 +86,13 @@ child!(Vlan, "vlan", conf::vlan);
 
 /// Whether the parent could carry another link, and addresses could be had.
 fn status(request: &Request, conf: &ChildConf) -> Result<(), CniError> {
-    let unavailable = |error: CniError| CniError { code: ErrorCode::NOT_AVAILABLE, ..error };
-    parent::probe(&mut Socket::route()?, conf, &request.conf.name).map_err(unavailable)?;
+    let mut host = Socket::route()?;
+    if let Err(error) = parent::probe(&mut host, conf, &request.conf.name) {
+        let of_network = |owner: &Owner| owner.parts().0 == request.conf.name.as_str();
+        let cut_off = parent::is_unusable(&mut host, conf)?
+            && Ledger::open(&conf.state_dir)?.owners()?.iter().any(of_network);
+        let code = if cut_off { ErrorCode::LIMITED_CONNECTIVITY } else { ErrorCode::NOT_AVAILABLE };
+        return Err(CniError { code, ..error });
+    }
     if conf.has_ipam { ipam::status(request) } else { Ok(()) }
 }

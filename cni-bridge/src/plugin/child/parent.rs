@@ -82,6 +82,9 @@ pub fn ensure(host: &mut Socket, conf: &ChildConf, plan: &Plan, ledger: &Ledger)
         found = link::get(host, &plan.name)?;
     }
     let parent = found.ok_or_else(|| gone(&plan.name))?;
+    if is_own(&parent) {
+        count_here(host, &parent, ledger)?;
+    }
     if is_own(&parent) && !parent.up {
         host.apply(&[link::set_up(&parent)])?;
     } else {
@@ -99,6 +102,23 @@ pub fn ensure(host: &mut Socket, conf: &ChildConf, plan: &Plan, ledger: &Ledger)
         })?;
     }
     Ok(parent)
+}
+
+/// A link of Berth's says where its users are counted: elsewhere its last one would be another than here.
+fn count_here(host: &mut Socket, parent: &Link, ledger: &Ledger) -> Result<(), CniError> {
+    let here = ledger.name();
+    match parent.alias.as_str() {
+        alias if alias == here => Ok(()),
+        // Just made, or by an ADD that was killed.
+        "" if ledger.is_marked(&mark_of_made(&parent.name)) => {
+            Ok(host.apply(&[link::set_alias(parent, &here)])?)
+        }
+        alias => {
+            let problem =
+                format!("the users of link {} are counted elsewhere ({alias:?}), not in {here}", parent.name);
+            Err(CniError::config("stateDir", problem))
+        }
+    }
 }
 
 /// Whether a parent that is there is up and large enough.
@@ -134,6 +154,17 @@ pub fn probe(host: &mut Socket, conf: &ChildConf, network: &NetworkName) -> Resu
         _ => &plan.name,
     };
     fits(&link::get(host, lowest)?.ok_or_else(|| gone(lowest))?, conf)
+}
+
+/// Whether the link that the configuration names is gone or down, so that what is on top of it reaches nobody.
+///
+/// # Errors
+/// [`crate::net::NetError`].
+pub fn is_unusable(host: &mut Socket, conf: &ChildConf) -> Result<bool, CniError> {
+    match &conf.master {
+        Master::Link(name) => Ok(!link::get(host, name)?.is_some_and(|parent| parent.up)),
+        _ => Ok(false),
+    }
 }
 
 fn make(host: &mut Socket, name: &str, made: &Made, mtu: Option<u32>) -> Result<(), CniError> {
@@ -202,7 +233,8 @@ fn retire(host: &mut Socket, ledger: &Ledger, name: &str) -> Result<(), CniError
         if ledger.is_marked(&promiscuous) {
             host.apply(&[link::clear_promiscuous(&found)])?;
         }
-        if ledger.is_marked(&made) && is_own(&found) {
+        let counted_here = found.alias.is_empty() || found.alias == ledger.name();
+        if ledger.is_marked(&made) && is_own(&found) && counted_here {
             removal::remove(host, &found)?;
         }
     }

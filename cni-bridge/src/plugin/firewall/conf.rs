@@ -64,23 +64,14 @@ impl FirewallConf {
 
 #[cfg(test)]
 mod tests {
-    use proto::cni::plugin::OwnNetns;
-    use proto::cni::{ErrorCode, NetConf};
+    use proto::cni::ErrorCode;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::sample::request;
 
     fn parse(keys: Value) -> Result<FirewallConf, CniError> {
-        let mut conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "firewall"});
-        if let (Value::Object(conf), Value::Object(keys)) = (&mut conf, keys) {
-            conf.extend(keys);
-        }
-        FirewallConf::parse(&Request {
-            conf: NetConf::new(conf.as_object().unwrap().clone())?,
-            args: Default::default(),
-            path: Vec::new(),
-            own_netns: OwnNetns::Refused,
-        })
+        FirewallConf::parse(&request("firewall", keys, "")?)
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
-use super::{collect, damaged, prev_result};
+use super::{attaching, collect, damaged, detaching, prev_result};
 use crate::net::link;
 use crate::net::nft::{self, FoundRule};
 use crate::net::socket::Socket;
@@ -35,6 +35,7 @@ impl Plugin for Firewall {
 
     fn del(&self, request: &Request, attachment: &Attachment, _: Option<&Path>) -> Result<(), CniError> {
         let owner = Owner::new(&request.conf.name, attachment)?;
+        detaching(request, &owner);
         let mut socket = Socket::netfilter()?;
         // What the reference plugin made has no owner, only addresses.
         let previous = request.conf.prev_result().ok().flatten().unwrap_or_default();
@@ -96,6 +97,7 @@ impl Plugin for Firewall {
 fn protect(request: &Request, attachment: &Attachment) -> Result<CniResult, CniError> {
     let (conf, result) = (FirewallConf::parse(request)?, prev_result(request)?);
     let owner = Owner::new(&request.conf.name, attachment)?;
+    attaching(request, &owner);
     let addresses = pod_addresses(&result);
     let protection = protection(&conf, &result, &addresses)?;
     let mut socket = Socket::netfilter()?;

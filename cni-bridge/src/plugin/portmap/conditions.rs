@@ -165,23 +165,14 @@ pub fn table() -> Table {
 
 #[cfg(test)]
 mod tests {
-    use proto::cni::plugin::OwnNetns;
-    use proto::cni::{ErrorCode, NetConf};
+    use proto::cni::ErrorCode;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::sample::request;
 
     fn parse(keys: Value) -> Result<Conditions, CniError> {
-        let mut conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "portmap"});
-        if let (Value::Object(conf), Value::Object(keys)) = (&mut conf, keys) {
-            conf.extend(keys);
-        }
-        Conditions::parse(&Request {
-            conf: NetConf::new(conf.as_object().unwrap().clone())?,
-            args: Default::default(),
-            path: Vec::new(),
-            own_netns: OwnNetns::Refused,
-        })
+        Conditions::parse(&request("portmap", keys, "")?)
     }
 
     #[test]

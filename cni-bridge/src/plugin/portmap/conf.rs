@@ -253,24 +253,14 @@ pub fn pod_addresses(result: &CniResult) -> Vec<IpNet> {
 
 #[cfg(test)]
 mod tests {
-    use proto::cni::plugin::OwnNetns;
-    use proto::cni::{ErrorCode, NetConf};
+    use proto::cni::ErrorCode;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::sample::request;
 
     fn parse(keys: Value) -> Result<PortMapConf, CniError> {
-        let mut conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "portmap"});
-        if let (Value::Object(conf), Value::Object(keys)) = (&mut conf, keys) {
-            conf.extend(keys);
-        }
-        let conf = NetConf::new(conf.as_object().unwrap().clone())?;
-        PortMapConf::parse(&Request {
-            conf,
-            args: Default::default(),
-            path: Vec::new(),
-            own_netns: OwnNetns::Refused,
-        })
+        PortMapConf::parse(&request("portmap", keys, "")?)
     }
 
     fn mappings(list: Value) -> Result<Vec<String>, String> {

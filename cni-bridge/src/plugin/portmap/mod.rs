@@ -16,13 +16,14 @@ use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
 use super::predecessor::{self, Trace, Trade};
-use super::{collect, damaged, prev_result};
+use super::{attaching, collect, damaged, detaching, keys, prev_result};
 use crate::net::nft::{self, Table, Tables};
 use crate::net::socket::Socket;
 use crate::net::{background, link, route, sysctl};
 use crate::owner::{Owner, is_stale};
+use crate::turn::{Subject, Turn};
 use conf::{Family, HostAddress, Mapping, PortMapConf, Snat, pod_addresses};
-use publish::{Place, Publication};
+use publish::Publication;
 
 /// The plugin.
 #[derive(Debug, Clone, Copy)]
@@ -41,10 +42,12 @@ impl Plugin for PortMap {
         }
         let owner = Owner::new(&request.conf.name, attachment)?;
         let addresses = addresses(&conf, &result)?;
+        attaching(request, &owner);
         let mut socket = Socket::netfilter()?;
         let asked: Vec<usize> = conf.to_be_found().collect();
-        free::choose(&mut socket, &owner, &mut conf.mappings)?;
-        let published = publish(&mut socket, &conf, (&owner, &addresses), (Table::insert, flows::to_ports));
+        let base = keys::state_dir(request)?;
+        let placed = reserve(&mut socket, &base, &mut conf, (&owner, &addresses));
+        let published = placed.and_then(|()| open(&mut socket, &conf, &addresses, flows::to_ports));
         if published.is_err() {
             // The first error is the one to report; what is left, DEL will find.
             let _ = publish::remove(&mut socket, &|tag| tag == owner.tag());
@@ -56,6 +59,7 @@ impl Plugin for PortMap {
 
     fn del(&self, request: &Request, attachment: &Attachment, _: Option<&Path>) -> Result<(), CniError> {
         let owner = Owner::new(&request.conf.name, attachment)?;
+        detaching(request, &owner);
         let mut socket = Socket::netfilter()?;
         let tables = Tables::read(&mut socket)?;
         let removed = publish::withdraw_of(&mut socket, &tables, &owner)?;
@@ -99,13 +103,15 @@ impl Plugin for PortMap {
         let owner = Owner::new(&request.conf.name, attachment)?;
         let addresses = addresses(&conf, &result)?;
         let mut socket = Socket::netfilter()?;
+        let _turn = Turn::take(&keys::state_dir(request)?, Subject::Ports)?;
         free::recall(&mut socket, &owner, &mut conf.mappings, &result)?;
         free::choose(&mut socket, &owner, &mut conf.mappings)?;
         let whole = damage(&mut socket, &conf, (&owner, &addresses))?.is_none();
         if whole || predecessor::has_any(&mut socket, Trade::Ports, &owner)? {
             return Ok(());
         }
-        publish(&mut socket, &conf, (&owner, &addresses), (Table::mend, flows::to_others))
+        Publication::new(&conf, &owner, &addresses).place(&mut socket, Table::mend)?;
+        open(&mut socket, &conf, &addresses, flows::to_others)
     }
 
     fn gc(&self, request: &Request) -> Result<(), CniError> {
@@ -128,13 +134,42 @@ impl Plugin for PortMap {
     }
 }
 
-fn publish(
+/// Chooses free ports where some are asked for, and puts all in place, while nobody else does. `base` is where locks
+/// are.
+fn reserve(
+    socket: &mut Socket,
+    base: &Path,
+    conf: &mut PortMapConf,
+    (owner, addresses): (&Owner, &[IpNet]),
+) -> Result<(), CniError> {
+    let _turn = Turn::take(base, Subject::Ports)?;
+    let asked: Vec<usize> = conf.to_be_found().collect();
+    let mut refused: Option<(Vec<u16>, CniError)> = None;
+    loop {
+        free::choose(socket, owner, &mut conf.mappings)?;
+        let chosen: Vec<u16> = asked.iter().map(|index| conf.mappings[*index].host_port).collect();
+        match refused {
+            // It is not a chosen port that somebody has.
+            Some((before, error)) if before == chosen => return Err(error),
+            _ => {}
+        }
+        let placed = Publication::new(conf, owner, addresses).place(socket, Table::insert);
+        let Err(error) = placed else { return Ok(()) };
+        // Somebody who does not wait for turns has taken one meanwhile: the next choice passes it over.
+        let tables = Tables::read(socket)?;
+        publish::withdraw_of(socket, &tables, owner)?;
+        asked.iter().for_each(|index| conf.mappings[*index].host_port = 0);
+        refused = Some((chosen, error));
+    }
+}
+
+/// What ports need beside their elements.
+fn open(
     socket: &mut Socket,
     conf: &PortMapConf,
-    (owner, addresses): (&Owner, &[IpNet]),
-    (place, forget): (Place, flows::Forget),
+    addresses: &[IpNet],
+    forget: flows::Forget,
 ) -> Result<(), CniError> {
-    Publication::new(conf, owner, addresses).place(socket, place)?;
     forget(socket, &conf.mappings, addresses)?;
     match needs_localnet(conf, addresses) {
         Some(pod) => open_localnet(socket, pod),

@@ -8,13 +8,9 @@ use proto::cni::{CniError, ErrorCode};
 use super::conf::{HostAddress, Mapping, PortMapConf};
 use super::{conditions, flows, rules};
 use crate::net::NetError;
-use crate::net::nft::{self, Conflict, Element, InsertError, OnDemand, Removed, Table, Tables};
+use crate::net::nft::{self, Conflict, Element, InsertError, OnDemand, Place, Removed, Table, Tables};
 use crate::net::socket::Socket;
 use crate::owner::Owner;
-
-/// How elements get into a table: [`Table::insert`] or [`Table::mend`].
-pub type Place =
-    fn(&Table, &mut Socket, &[(&'static str, Element, Conflict)], &[OnDemand]) -> Result<(), InsertError>;
 
 /// What one attachment has in the tables.
 pub struct Publication<'a> {

@@ -133,23 +133,14 @@ pub fn data_dir(request: &Request) -> Result<PathBuf, CniError> {
 
 #[cfg(test)]
 mod tests {
-    use proto::cni::plugin::OwnNetns;
-    use proto::cni::{ErrorCode, NetConf};
+    use proto::cni::ErrorCode;
     use serde_json::json;
 
     use super::*;
+    use crate::sample::request;
 
     fn parse(keys: Value, args: &str) -> Result<TuningConf, CniError> {
-        let mut conf = json!({"cniVersion": "1.1.0", "name": "n", "type": "tuning"});
-        if let (Value::Object(conf), Value::Object(keys)) = (&mut conf, keys) {
-            conf.extend(keys);
-        }
-        TuningConf::parse(&Request {
-            conf: NetConf::new(conf.as_object().unwrap().clone())?,
-            args: args.parse()?,
-            path: Vec::new(),
-            own_netns: OwnNetns::Refused,
-        })
+        TuningConf::parse(&request("tuning", keys, args)?)
     }
 
     #[test]

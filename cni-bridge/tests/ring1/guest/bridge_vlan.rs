@@ -72,6 +72,38 @@ fn a_trunk_carries_tags() {
     node.check("a", &a, Value::Null, &first).unwrap();
 }
 
+/// What goes without a tag is of `vlan`, although the trunk has its number too.
+#[test]
+fn the_native_vlan_may_be_in_the_trunk() {
+    if !kernel_has(Feature::BridgeVlans) || !kernel_has(Feature::Vlan) {
+        return;
+    }
+    let mut both = conf(100, "10.8.0.0/24");
+    both["vlanTrunk"] = json!([{"minID": 99, "maxID": 101}]);
+    let (node, pod, plain) = (Node::with(both), NetNs::new(), NetNs::new());
+    let added = node.add("a", &pod, Value::Null).unwrap();
+    let shown = node.host.output("bridge", &["vlan", "show", "dev", &added.result.interfaces[1].name]);
+    let line = |id: &str| shown.lines().map(|line| line.trim_end()).find(|line| line.contains(id)).unwrap();
+    assert!(line("100").ends_with("100 PVID Egress Untagged"), "{shown}");
+    assert!(line("99").ends_with("99") && line("101").ends_with("101"), "{shown}");
+    serve(&node.host, "0.0.0.0:1000");
+    assert_eq!(connect(&pod, "10.8.0.1:1000"), Ok("10.8.0.2".to_owned()));
+    node.check("a", &pod, Value::Null, &added).unwrap();
+    // And a pod of the VLAN alone hears it.
+    let (node, list) = node.beside("other", {
+        let mut conf = conf(100, "10.8.0.0/24");
+        conf["ipam"]["rangeStart"] = "10.8.0.20".into();
+        conf
+    });
+    node.add("b", &plain, Value::Null).unwrap();
+    serve(&plain, "0.0.0.0:1000");
+    assert_eq!(connect(&pod, "10.8.0.20:1000"), Ok("10.8.0.2".to_owned()));
+    node.del("b", Some(&plain.path)).unwrap();
+    let node = Node { list, ..node };
+    node.del("a", Some(&pod.path)).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
+}
+
 #[test]
 fn a_locked_port_in_a_vlan_takes_the_pods_frames_only() {
     if !kernel_has(Feature::BridgeVlans) {
