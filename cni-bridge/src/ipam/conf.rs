@@ -108,7 +108,6 @@ fn range_sets(request: &Request, ipam: &Object<'_>) -> Result<Vec<RangeSet>, Cni
     if sets.is_empty() {
         return Err(CniError::config(&ipam.path("ranges"), "missing"));
     }
-    expect_few(request, ipam, &sets)?;
     let all: Vec<&Range> = sets.iter().flat_map(|set| &set.0).collect();
     for (index, range) in all.iter().enumerate() {
         if let Some(other) = all[..index].iter().find(|other| other.overlaps(range)) {
@@ -116,6 +115,7 @@ fn range_sets(request: &Request, ipam: &Object<'_>) -> Result<Vec<RangeSet>, Cni
             return Err(CniError::config(&ipam.path("ranges"), problem));
         }
     }
+    expect_few(request, ipam, &sets)?;
     Ok(sets)
 }
 

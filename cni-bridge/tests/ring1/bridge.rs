@@ -181,8 +181,8 @@ fn routes_are_as_the_result_says() {
         })
     };
     let two = json!([
-        {"dst": "10.99.0.0/16", "gw": "10.211.64.7"}, {"dst": "10.99.0.0/16", "gw": "10.211.64.8"},
-        {"dst": "fd00:99::/64", "gw": "fd00:64::7"}, {"dst": "fd00:99::/64", "gw": "fd00:64::8"},
+        {"dst": "10.99.0.0/16", "gw": "10.211.64.200"}, {"dst": "10.99.0.0/16", "gw": "10.211.64.201"},
+        {"dst": "fd00:99::/64", "gw": "fd00:64:0:0:1::7"}, {"dst": "fd00:99::/64", "gw": "fd00:64:0:0:1::8"},
         {"dst": "10.98.0.0/16", "priority": 50, "mtu": 1300, "advmss": 1200},
         {"dst": "10.97.0.0/16", "table": 100}, {"dst": "10.96.0.0/16", "scope": 253}]);
     for version in ["0.4.0", "1.0.0", "1.1.0"] {
@@ -200,8 +200,8 @@ fn routes_are_as_the_result_says() {
         assert!(error.msg.ends_with(&format!("eth0 lacks the route to {lost}")), "{change}: {error}");
         node.del("a", Some(&pod.path)).unwrap();
     };
-    damage("10.99.0.0/16", "ip route del 10.99.0.0/16 via 10.211.64.8");
-    damage("fd00:99::/64", "ip -6 route del fd00:99::/64 via fd00:64::7");
+    damage("10.99.0.0/16", "ip route del 10.99.0.0/16 via 10.211.64.201");
+    damage("fd00:99::/64", "ip -6 route del fd00:99::/64 via fd00:64:0:0:1::7");
     let other = |metric: u32, mtu: u32| {
         format!(
             "ip route del 10.98.0.0/16; ip route add 10.98.0.0/16 via 10.211.64.1 metric {metric} mtu {mtu} advmss 1200"

@@ -1,8 +1,9 @@
 //! Hosts that are not as they should be: a full disk, kernel parameters that cannot be written.
 
 use proto::cni::ErrorCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::macvlan::{conf, on_wire};
 use super::node::{NetNs, Node, privileged};
 
 /// Gives the host mounts of its own.
@@ -55,8 +56,7 @@ fn kernel_parameters_may_be_read_only() {
     if !privileged() {
         return;
     }
-    let node = Node::with(json!({"type": "macvlan", "internal": true,
-        "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.7.0.0/24"}], [{"subnet": "fd00:7::/64"}]]}}));
+    let (node, _world) = on_wire(conf());
     unshare_mounts(&node);
     shell(&node.host, "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys");
     let pod = NetNs::new();
