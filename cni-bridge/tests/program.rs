@@ -73,8 +73,8 @@ fn bad_input_is_an_error_object_on_standard_output() {
         |version: &str, rest: &str| format!(r#"{{"cniVersion":"{version}","name":"n","type":"x"{rest}}}"#);
     check("bridge", &ADD, "{", 6, "decoding network configuration");
     check("bridge", &ADD, r#"{"name":"../n","type":"x"}"#, 7, "invalid network name (name) \"../n\"");
-    let iptables = conf("1.0.0", r#","ipMasqBackend":"iptables""#);
-    check("bridge", &ADD, &iptables, 2, "ipMasqBackend: \"iptables\" is not supported");
+    let other = conf("1.0.0", r#","ipMasqBackend":"pf""#);
+    check("bridge", &ADD, &other, 7, "ipMasqBackend: \"pf\" is not iptables or nftables");
     check(
         "macvlan",
         &ADD,

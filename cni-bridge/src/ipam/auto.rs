@@ -108,7 +108,8 @@ fn look_around(request: &Request, base: &Path) -> Result<Surroundings, CniError>
     let mut socket = Socket::route()?;
     around.never.extend(addr::all(&mut socket)?.into_iter().map(|address| address.trunc()));
     for destination in route::destinations(&mut socket, IpAddr::from([0; 4]))? {
-        if destination.on_link && destination.subnet.prefix_len() > 0 {
+        // Halves of everything are default routes of tunnels.
+        if destination.on_link && destination.subnet.prefix_len() > 1 {
             around.never.push(destination.subnet);
         } else if destination.subnet.prefix_len() > 8 {
             around.rather_not.push(destination.subnet);

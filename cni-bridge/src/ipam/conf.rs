@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proto::cni::object::{Object, elements};
 use proto::cni::result::Route;
-use proto::cni::{CniError, ErrorCode, Request};
+use proto::cni::{CniError, ErrorCode, Request, SpecVersion};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -78,23 +78,32 @@ pub(super) fn data_dir(request: &Request) -> Result<PathBuf, CniError> {
 /// [`ErrorCode::INVALID_NETWORK_CONFIG`] naming the route.
 pub(super) fn routes(ipam: &Object<'_>) -> Result<Vec<Route>, CniError> {
     let route = |(path, value): (String, &Value)| {
-        Route::deserialize(value)
-            .map_err(|error| CniError::caused(ErrorCode::INVALID_NETWORK_CONFIG, path, &error))
+        let route = Route::deserialize(value)
+            .map_err(|error| CniError::caused(ErrorCode::INVALID_NETWORK_CONFIG, &path, &error))?;
+        match route.gw.filter(|gateway| gateway.is_ipv4() != route.dst.addr().is_ipv4()) {
+            Some(gateway) => {
+                let problem = format!("{gateway} cannot be the next hop to {}", route.dst);
+                Err(CniError::config(&format!("{path}.gw"), problem))
+            }
+            None => Ok(route),
+        }
     };
     ipam.list("routes")?.into_iter().map(route).collect()
 }
 
-/// `runtimeConfig.ipRanges`, then `ipam.ranges`, then the short form with the range in `ipam` itself.
+/// `runtimeConfig.ipRanges`, then the short form with the range in `ipam` itself, then `ipam.ranges`.
 fn range_sets(request: &Request, ipam: &Object<'_>) -> Result<Vec<RangeSet>, CniError> {
-    let mut lists = match request.conf.runtime_config()? {
-        Some(runtime) => runtime.list("ipRanges")?,
-        None => Vec::new(),
-    };
-    lists.extend(ipam.list("ranges")?);
-    let mut sets =
-        lists.iter().map(|(path, value)| range_set(request, path, value)).collect::<Result<Vec<_>, _>>()?;
+    let mut sets = Vec::new();
+    if let Some(runtime) = request.conf.runtime_config()? {
+        for (path, value) in runtime.list("ipRanges")? {
+            sets.push(range_set(request, &path, value)?);
+        }
+    }
     if ipam.get("subnet").is_some() {
         sets.push(RangeSet(vec![range(request, ipam)?]));
+    }
+    for (path, value) in ipam.list("ranges")? {
+        sets.push(range_set(request, &path, value)?);
     }
     if sets.is_empty() {
         return Err(CniError::config(&ipam.path("ranges"), "missing"));
@@ -106,7 +115,19 @@ fn range_sets(request: &Request, ipam: &Object<'_>) -> Result<Vec<RangeSet>, Cni
             return Err(CniError::config(&ipam.path("ranges"), problem));
         }
     }
+    expect_few(request, ipam, &sets)?;
     Ok(sets)
+}
+
+/// A result before version 0.3.0 has room for one address of each family.
+fn expect_few(request: &Request, ipam: &Object<'_>, sets: &[RangeSet]) -> Result<(), CniError> {
+    let version = request.conf.version;
+    let of_v4 = sets.iter().flat_map(|set| set.0.first()).filter(|range| range.start.is_ipv4()).count();
+    if version < SpecVersion::V0_3_0 && (of_v4 > 1 || sets.len() - of_v4 > 1) {
+        let problem = format!("version {version} has one address of each family");
+        return Err(CniError::config(&ipam.path("ranges"), problem));
+    }
+    Ok(())
 }
 
 fn range_set(request: &Request, path: &str, value: &Value) -> Result<RangeSet, CniError> {
@@ -149,15 +170,19 @@ fn range(request: &Request, object: &Object<'_>) -> Result<Range, CniError> {
         return Err(CniError::config(&object.path("rangeStart"), format!("{start} comes after {end}")));
     }
     let single = subnet.prefix_len() == subnet.max_prefix_len();
-    let gateway = if single { outside(object, &subnet)? } else { Some(address("gateway")?.unwrap_or(first)) };
+    let gateway = gateway(object, &subnet)?.or_else(|| (!single).then_some(first));
     Ok(Range { subnet, start, end, gateway })
 }
 
-/// The gateway of a subnet of one address: none, or one of the same family elsewhere.
-fn outside(object: &Object<'_>, subnet: &IpNet) -> Result<Option<IpAddr>, CniError> {
+/// Any address of the subnet's family: whether pods reach one elsewhere, their plugin knows. A subnet's only address is
+/// a pod's.
+fn gateway(object: &Object<'_>, subnet: &IpNet) -> Result<Option<IpAddr>, CniError> {
     let gateway: Option<IpAddr> = object.parsed("gateway", "an address")?;
+    let single = subnet.prefix_len() == subnet.max_prefix_len();
     match gateway {
-        Some(gateway) if gateway.is_ipv4() != subnet.addr().is_ipv4() || subnet.contains(&gateway) => {
+        Some(gateway)
+            if gateway.is_ipv4() != subnet.addr().is_ipv4() || (single && subnet.contains(&gateway)) =>
+        {
             let problem = format!("{gateway} cannot be the gateway of {subnet}");
             Err(CniError::config(&object.path("gateway"), problem))
         }
@@ -194,7 +219,11 @@ mod tests {
     use crate::sample::request;
 
     fn parse(ipam: Value, args: &str) -> Result<HostLocalConf, CniError> {
-        let keys = json!({"ipam": ipam, "runtimeConfig": {"ips": ["10.1.0.9/16"]},
+        parse_as("0.2.0", ipam, args)
+    }
+
+    fn parse_as(version: &str, ipam: Value, args: &str) -> Result<HostLocalConf, CniError> {
+        let keys = json!({"cniVersion": version, "ipam": ipam, "runtimeConfig": {"ips": ["10.1.0.9/16"]},
             "args": {"cni": {"ips": ["10.1.0.9", "10.1.0.10"]}}});
         HostLocalConf::parse(&request("bridge", keys, args).unwrap())
     }
@@ -209,6 +238,16 @@ mod tests {
         assert_eq!(conf.data_dir, PathBuf::from(DATA_DIR));
         let requested: Vec<String> = conf.requested.iter().map(IpAddr::to_string).collect();
         assert_eq!(requested, ["10.1.0.9", "10.1.0.10", "10.1.0.11"]);
+    }
+
+    #[test]
+    fn the_short_form_comes_first() {
+        let ipam = json!({"subnet": "10.1.0.0/24", "gateway": "169.254.1.1",
+            "ranges": [[{"subnet": "10.2.0.0/24"}], [{"subnet": "fd00::/64"}]]});
+        let sets = parse_as("0.3.0", ipam, "").unwrap().sets;
+        let shown: Vec<String> = sets.iter().map(|set| set.0[0].subnet.to_string()).collect();
+        assert_eq!(shown, ["10.1.0.0/24", "10.2.0.0/24", "fd00::/64"]);
+        assert_eq!(sets[0].0[0].gateway, Some("169.254.1.1".parse().unwrap()));
     }
 
     #[test]
@@ -257,8 +296,20 @@ mod tests {
             "ipam.restSeconds: -1 is not in 0 to 86400",
         );
         check(
-            json!({"ranges": [[{"subnet": "10.1.0.0/24", "gateway": "10.2.0.1"}]]}),
-            "ipam.ranges[0][0].gateway: 10.2.0.1 is not in 10.1.0.0/24",
+            json!({"ranges": [[{"subnet": "10.1.0.0/24", "gateway": "fd00::1"}]]}),
+            "ipam.ranges[0][0].gateway: fd00::1 cannot be the gateway of 10.1.0.0/24",
+        );
+        check(
+            json!({"subnet": "10.1.0.0/24", "rangeStart": "10.2.0.1"}),
+            "ipam.rangeStart: 10.2.0.1 is not in 10.1.0.0/24",
+        );
+        check(
+            json!({"subnet": "10.1.0.0/24", "ranges": [[{"subnet": "10.2.0.0/24"}]]}),
+            "ipam.ranges: version 0.2.0 has one address of each family",
+        );
+        check(
+            json!({"subnet": "10.1.0.0/24", "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0", "gw": "10.1.0.1"}]}),
+            "ipam.routes[1].gw: 10.1.0.1 cannot be the next hop to ::/0",
         );
         check(
             json!({"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.8"}),

@@ -72,17 +72,30 @@ impl Store {
             }
             other => other,
         };
-        Self::lock(dir.map_err(|errno| failed("opening", &path, errno))?, path)
+        let store = Self::lock(dir.map_err(|errno| failed("opening", &path, errno))?, path)?;
+        if store.is_of_earlier_boot()? {
+            store.begin_boot()?;
+            store.note_boot()?;
+        }
+        Ok(store)
     }
 
-    /// As [`Store::open`]; `None` where the network has no directory, and so no reservation.
+    /// As [`Store::open`], for whoever gives back; `None` where the network has no directory, and so no reservation. A
+    /// full disk is no obstacle: what cannot be noted is left to the next who opens the store.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn open_existing(data_dir: &Path, network: &str) -> Result<Option<Self>, StoreError> {
         let path = data_dir.join(network);
         match open_dir(&path) {
-            Ok(dir) => Self::lock(dir, path).map(Some),
+            Ok(dir) => {
+                let store = Self::lock(dir, path)?;
+                if store.is_of_earlier_boot()? {
+                    store.begin_boot()?;
+                    let _ = store.note_boot();
+                }
+                Ok(Some(store))
+            }
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(errno) => Err(failed("opening", &path, errno)),
         }
@@ -101,11 +114,11 @@ impl Store {
             }
         }
         let boot = netns::boot_id().map_err(|error| failed("reading", Path::new(netns::BOOT_ID), error))?;
-        let store = Self { dir, path, boot, _lock: lock.into() };
-        if store.read(BOOT)?.as_deref() != Some(&store.boot) {
-            store.begin_boot()?;
-        }
-        Ok(store)
+        Ok(Self { dir, path, boot, _lock: lock.into() })
+    }
+
+    fn is_of_earlier_boot(&self) -> Result<bool, StoreError> {
+        Ok(self.read(BOOT)?.as_deref() != Some(&self.boot))
     }
 
     /// Frees what an earlier boot gave and forgets what was noted in it. Reservations that nobody noted stay: they are
@@ -123,6 +136,10 @@ impl Store {
         for entry in self.names()?.iter().filter(|name| name.starts_with(".taken.") || *name == COOLING) {
             self.unlink(entry)?;
         }
+        Ok(())
+    }
+
+    fn note_boot(&self) -> Result<(), StoreError> {
         self.write_whole(BOOT, self.boot.as_bytes())
     }
 
@@ -276,8 +293,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn retire(&self, address: IpAddr) -> Result<(), StoreError> {
-        // Killed in between, it rests and is held: then the reservation counts.
-        self.cooling(|cooling| cooling.push(address))?;
+        // Killed in between, it rests and is held: then the reservation counts. To rest is a courtesy: on a full disk
+        // it is free at once.
+        let _ = self.cooling(|cooling| cooling.push(address));
         self.release(address)
     }
 

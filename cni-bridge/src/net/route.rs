@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, Nla};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
@@ -52,10 +52,11 @@ impl Route {
     }
 }
 
-/// The change that adds `route` through `link`.
+/// The change that adds `route` through `link`, behind those to the same destination through other next hops. The same
+/// once more is refused.
 pub fn add(link: &Link, route: &Route) -> Message {
     let what = format!("adding a route to {} through link {}", route.dst, link.name);
-    Message::route(what, NLM_F_CREATE | NLM_F_EXCL, &RouteNetlinkMessage::NewRoute(message(link, route)))
+    Message::route(what, NLM_F_CREATE | NLM_F_APPEND, &RouteNetlinkMessage::NewRoute(message(link, route)))
 }
 
 /// The change that removes `route` through `link`.
@@ -97,28 +98,75 @@ fn message(link: &Link, route: &Route) -> RouteMessage {
     message
 }
 
-/// Destination and next hop of the unicast routes through `link`, in every table.
+/// Whether `wanted` leads through `link` as it says: what it leaves open may be as it likes.
 ///
 /// # Errors
 /// [`NetError`].
-pub fn list(
-    socket: &mut Socket,
-    link: &Link,
-    like: IpAddr,
-) -> Result<Vec<(IpNet, Option<IpAddr>)>, NetError> {
+pub fn is_there(socket: &mut Socket, link: &Link, wanted: &Route) -> Result<bool, NetError> {
     let mut query = RouteMessage::default();
-    query.header.address_family = family(like);
+    query.header.address_family = family(wanted.dst.addr());
     query.attributes.push(RouteAttribute::Oif(link.index));
     let what = format!("listing the routes through link {}", link.name);
     let question = Message::route(what, NLM_F_DUMP, &RouteNetlinkMessage::GetRoute(query));
-    let mut found = Vec::new();
     for answer in socket.ask(&question)? {
         let message: RouteMessage = decode(&answer, &question.what)?;
-        if message.header.kind == RouteType::Unicast && attribute_oif(&message) == Some(link.index) {
-            found.push((destination(&message, like), gateway(&message)));
+        if message.header.kind == RouteType::Unicast
+            && next_hops(&message).contains(&(link.index, wanted.gateway))
+            && matches(&message, wanted)
+        {
+            return Ok(true);
         }
     }
-    Ok(found)
+    Ok(false)
+}
+
+/// Whether all but the next hop is as wanted. Without a table, main is meant; the kernel gives IPv6 routes no scope.
+fn matches(found: &RouteMessage, wanted: &Route) -> bool {
+    let like = wanted.dst.addr();
+    let number = |pick: fn(&RouteAttribute) -> Option<u32>| found.attributes.iter().find_map(pick);
+    let metric = |pick: fn(&RouteMetric) -> Option<u32>| {
+        let metrics = found.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Metrics(metrics) => Some(metrics),
+            _ => None,
+        });
+        metrics.and_then(|metrics| metrics.iter().find_map(pick))
+    };
+    let table = number(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    let mtu = metric(|metric| match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    let advmss = metric(|metric| match metric {
+        RouteMetric::Advmss(advmss) => Some(*advmss),
+        _ => None,
+    });
+    // What the kernel makes of no metric at all.
+    let unranked = if like.is_ipv4() { 0 } else { 1024 };
+    let rank = wanted.priority.filter(|priority| *priority != 0).unwrap_or(unranked);
+    destination(found, like) == wanted.dst
+        && table.unwrap_or(found.header.table.into())
+            == wanted.table.filter(|table| *table != 0).unwrap_or(RouteHeader::RT_TABLE_MAIN.into())
+        && (wanted.priority.is_none() || priority(found) == rank)
+        && (wanted.mtu.is_none() || mtu == wanted.mtu)
+        && (wanted.advmss.is_none() || advmss == wanted.advmss)
+        && (like.is_ipv6() || wanted.scope.is_none_or(|scope| u8::from(found.header.scope) == scope))
+}
+
+/// Links and gateways that a route leads through.
+fn next_hops(message: &RouteMessage) -> Vec<(u32, Option<IpAddr>)> {
+    let many = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => Some(hops),
+        _ => None,
+    });
+    match many {
+        Some(hops) => hops.iter().map(|hop| (hop.interface_index, gateway(&hop.attributes))).collect(),
+        None => {
+            attribute_oif(message).map(|index| (index, gateway(&message.attributes))).into_iter().collect()
+        }
+    }
 }
 
 /// Index of the link of the default route that wins, IPv4's before IPv6's.
@@ -145,10 +193,8 @@ pub fn default_link(socket: &mut Socket) -> Result<Option<u32>, NetError> {
 /// [`NetError`].
 pub fn destinations(socket: &mut Socket, like: IpAddr) -> Result<Vec<Destination>, NetError> {
     let routes = all(socket, like)?;
-    let describe = |route: &RouteMessage| Destination {
-        subnet: destination(route, like),
-        on_link: gateway(route).is_none(),
-    };
+    let describe =
+        |route: &RouteMessage| Destination { subnet: destination(route, like), on_link: !has_router(route) };
     Ok(routes.iter().map(describe).collect())
 }
 
@@ -173,6 +219,16 @@ fn all(socket: &mut Socket, like: IpAddr) -> Result<Vec<RouteMessage>, NetError>
         }
     }
     Ok(found)
+}
+
+/// Whether a router comes next: one of the same family or another, one of several, or one that is noted elsewhere.
+fn has_router(message: &RouteMessage) -> bool {
+    const RTA_NH_ID: u16 = 30;
+    message.attributes.iter().any(|attribute| match attribute {
+        RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => true,
+        RouteAttribute::Other(other) => other.kind() == RTA_NH_ID,
+        _ => false,
+    })
 }
 
 fn priority(message: &RouteMessage) -> u32 {
@@ -216,8 +272,8 @@ fn destination(message: &RouteMessage, like: IpAddr) -> IpNet {
     IpNet::new(address.unwrap_or(zero), message.header.destination_prefix_length).unwrap_or(IpNet::from(zero))
 }
 
-fn gateway(message: &RouteMessage) -> Option<IpAddr> {
-    message.attributes.iter().find_map(|attribute| match attribute {
+fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Gateway(RouteAddress::Inet(address)) => Some(IpAddr::from(*address)),
         RouteAttribute::Gateway(RouteAddress::Inet6(address)) => Some(IpAddr::from(*address)),
         _ => None,

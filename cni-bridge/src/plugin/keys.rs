@@ -48,12 +48,14 @@ pub fn interface(request: &Request, key: &str) -> Result<Option<String>, CniErro
     }
 }
 
-/// Whether to masquerade; the only back-end is nf_tables.
+/// Whether to masquerade. `ipMasqBackend` may name either of the reference's; the rules are those of nf_tables.
 pub fn ip_masq(request: &Request) -> Result<bool, CniError> {
     let top = request.conf.top();
     match top.string("ipMasqBackend")? {
-        None | Some("" | "nftables") => top.flag("ipMasq"),
-        Some(other) => Err(CniError::unsupported("ipMasqBackend", format!("{other:?}"))),
+        None | Some("" | "iptables" | "nftables") => top.flag("ipMasq"),
+        Some(other) => {
+            Err(CniError::config("ipMasqBackend", format!("{other:?} is not iptables or nftables")))
+        }
     }
 }
 

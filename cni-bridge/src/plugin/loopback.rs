@@ -1,7 +1,9 @@
 //! loopback: brings the namespace's `lo` up.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
+use ipnet::{IpNet, Ipv4Net};
 use proto::cni::result::{Interface, IpConfig};
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
@@ -72,8 +74,19 @@ impl Plugin for Loopback {
 
     fn check(&self, request: &Request, _: &Attachment, netns: &Path) -> Result<(), CniError> {
         let netns = open_netns(request, netns)?;
-        let lo = netns.run(|| lo(&mut Socket::route()?))??;
-        if lo.up { Ok(()) } else { Err(damaged("lo is down")) }
+        let (lo, found) = netns.run(|| -> Result<_, NetError> {
+            let mut socket = Socket::route()?;
+            let lo = lo(&mut socket)?;
+            let found = addr::list(&mut socket, &lo)?;
+            Ok((lo, found))
+        })??;
+        if !lo.up {
+            return Err(damaged("lo is down"));
+        }
+        match expected(request)?.into_iter().find(|address| !found.contains(address)) {
+            Some(lost) => Err(damaged(format!("lo lacks the address {lost}"))),
+            None => Ok(()),
+        }
     }
 
     fn gc(&self, _: &Request) -> Result<(), CniError> {
@@ -83,6 +96,19 @@ impl Plugin for Loopback {
     fn status(&self, _: &Request) -> Result<(), CniError> {
         Ok(())
     }
+}
+
+/// 127.0.0.1, and what ADD found there.
+fn expected(request: &Request) -> Result<Vec<IpNet>, CniError> {
+    let mut expected = vec![IpNet::from(Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 8))];
+    if let Some(result) = request.conf.prev_result()? {
+        let of_lo = |ip: &&IpConfig| {
+            let interface = ip.interface.and_then(|index| result.interfaces.get(index));
+            interface.is_some_and(|interface| interface.name == LO)
+        };
+        expected.extend(result.ips.iter().filter(of_lo).map(|ip| ip.address));
+    }
+    Ok(expected)
 }
 
 fn lo(socket: &mut Socket) -> Result<link::Link, NetError> {

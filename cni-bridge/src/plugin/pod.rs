@@ -2,17 +2,40 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use proto::cni::result::{Dns, Interface, Route};
-use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Request};
+use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Request, SpecVersion};
 
 use super::damaged;
 use crate::ipam;
+use crate::net::addr::Search;
 use crate::net::link::{self, Link};
-use crate::net::netns::NetNs;
+use crate::net::netns::{NetNs, NetNsError};
 use crate::net::socket::{Message, Socket};
 use crate::net::{NetError, addr, route, sysctl};
+
+/// How long the kernel may look for other holders of an address.
+const SEARCH_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Who routes for the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Router {
+    /// This host: nothing that others announce concerns the pod.
+    Host,
+    /// Whoever is on the wire and says so.
+    OnTheWire,
+}
+
+/// Whether somebody else may have the pod's IPv6 addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duplicates {
+    /// The kernel looks for them, and ADD waits for that.
+    LookedFor,
+    /// The addresses are unique, and usable at once.
+    Impossible,
+}
 
 /// What the IPAM plugin gives; `dns`, where anything is set there, goes before its own.
 ///
@@ -44,18 +67,26 @@ pub fn next_hop(route: &Route, result: &CniResult) -> Option<IpAddr> {
 }
 
 /// Settings that must be there before the link comes up: neighbours learn at once that its addresses have moved
-/// here, and nothing on the wire changes its routes.
-///
-/// # Errors
-/// [`NetError`].
-pub fn prepare(ifname: &str) -> Result<(), NetError> {
-    sysctl::set(&format!("ipv4/conf/{ifname}/arp_notify"), "1")?;
-    sysctl::set_if_present(&format!("ipv6/conf/{ifname}/ndisc_notify"), "1")?;
-    sysctl::set_if_present(&format!("ipv6/conf/{ifname}/accept_ra"), "0")?;
-    sysctl::set_if_present(&format!("ipv6/conf/{ifname}/accept_dad"), "0")
+/// here; what is on the wire changes the pod's routes only where it is the router. All of it is best effort: it works
+/// without, where `/proc/sys` cannot be written.
+pub fn prepare(ifname: &str, router: Router, duplicates: Duplicates) {
+    let mut settings = vec![
+        (format!("ipv4/conf/{ifname}/arp_notify"), "1"),
+        (format!("ipv6/conf/{ifname}/ndisc_notify"), "1"),
+    ];
+    if router == Router::Host {
+        settings.push((format!("ipv6/conf/{ifname}/accept_ra"), "0"));
+    }
+    if duplicates == Duplicates::Impossible {
+        settings.push((format!("ipv6/conf/{ifname}/accept_dad"), "0"));
+    }
+    for (key, value) in settings {
+        let _ = sysctl::set(&key, value);
+    }
 }
 
-/// Lets the interface have the result's IPv6 addresses, where the namespace has IPv6 turned off.
+/// Lets the interface have the result's IPv6 addresses, where the namespace has IPv6 turned off, and keep them while
+/// it is down.
 ///
 /// # Errors
 /// Of entering the namespace, and of the setting.
@@ -63,21 +94,59 @@ pub fn allow_ipv6(netns: &NetNs, ifname: &str, result: &CniResult) -> Result<(),
     if result.ips.iter().all(|ip| ip.address.addr().is_ipv4()) {
         return Ok(());
     }
-    netns.run(|| sysctl::ensure(&format!("ipv6/conf/{ifname}/disable_ipv6"), "0"))??;
+    netns.run(|| {
+        for name in ["lo", ifname] {
+            sysctl::ensure(&format!("ipv6/conf/{name}/disable_ipv6"), "0")?;
+        }
+        let _ = sysctl::ensure(&format!("ipv6/conf/{ifname}/keep_addr_on_down"), "1");
+        Ok::<(), NetError>(())
+    })??;
     Ok(())
 }
 
 /// Addresses, link up, routes: in one go.
-pub fn changes(link: &Link, result: &CniResult) -> Vec<Message> {
-    let mut changes: Vec<Message> = result.ips.iter().map(|ip| addr::add(link, ip.address)).collect();
+pub fn changes(link: &Link, result: &CniResult, duplicates: Duplicates) -> Vec<Message> {
+    let add = match duplicates {
+        Duplicates::LookedFor => addr::add_checked,
+        Duplicates::Impossible => addr::add,
+    };
+    let mut changes: Vec<Message> = result.ips.iter().map(|ip| add(link, ip.address)).collect();
     changes.push(link::set_up(link));
     changes.extend(routes(link, result));
     changes
 }
 
+/// Waits until the kernel knows that nobody else has the link's IPv6 addresses.
+///
+/// # Errors
+/// [`ErrorCode::PLUGIN`] naming an address that somebody else has, or where the search does not end.
+pub fn await_search(inside: &mut Socket, link: &Link) -> Result<(), CniError> {
+    let deadline = Instant::now() + SEARCH_DEADLINE;
+    loop {
+        match addr::search(inside, link)? {
+            Search::Done => return Ok(()),
+            Search::Taken(address) => {
+                let msg = format!("another host has the address {address}");
+                return Err(CniError::new(ErrorCode::PLUGIN, msg));
+            }
+            Search::Running if Instant::now() >= deadline => {
+                let msg = format!("the search for others with the addresses of {} does not end", link.name);
+                return Err(CniError::new(ErrorCode::PLUGIN, msg));
+            }
+            Search::Running => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
 /// The result's routes.
 pub fn routes(link: &Link, result: &CniResult) -> Vec<Message> {
-    let routes = result.routes.iter().map(|route| route::Route {
+    let routes = result.routes.iter().map(|route| wanted(route, result));
+    // The first of several equal routes wins.
+    routes.map(|route| route::add(link, &route).or_exists()).collect()
+}
+
+fn wanted(route: &Route, result: &CniResult) -> route::Route {
+    route::Route {
         gateway: next_hop(route, result),
         mtu: route.mtu,
         advmss: route.advmss,
@@ -85,9 +154,7 @@ pub fn routes(link: &Link, result: &CniResult) -> Vec<Message> {
         table: route.table,
         scope: route.scope,
         ..route::Route::to(route.dst.trunc())
-    });
-    // The first of several equal routes wins.
-    routes.map(|route| route::add(link, &route).or_exists()).collect()
+    }
 }
 
 /// The link called `name`, which was just made.
@@ -130,6 +197,21 @@ pub fn interface_index(result: &CniResult, attachment: &Attachment) -> Result<us
     })
 }
 
+/// Verifies that the result's interface `index` is in the namespace that CHECK is asked about.
+///
+/// # Errors
+/// [`ErrorCode::PLUGIN`] where it is in another.
+pub fn expect_sandbox(result: &CniResult, index: usize, netns: &NetNs) -> Result<(), CniError> {
+    let told = Path::new(&result.interfaces[index].sandbox);
+    // Another path may lead to the same.
+    let same = || Ok::<_, NetNsError>(NetNs::open(told)?.identity()? == netns.identity()?);
+    if told == netns.path() || same().unwrap_or(false) {
+        return Ok(());
+    }
+    let (told, asked) = (told.display(), netns.path().display());
+    Err(damaged(format!("prevResult.interfaces[{index}] is in {told}, not in {asked}")))
+}
+
 /// Addresses that the result gives to the interface `index`.
 pub fn addresses_of(result: &CniResult, index: usize) -> Vec<IpNet> {
     result.ips.iter().filter(|ip| ip.interface == Some(index)).map(|ip| ip.address).collect()
@@ -141,7 +223,12 @@ pub fn addresses_of(result: &CniResult, index: usize) -> Vec<IpNet> {
 ///
 /// # Errors
 /// [`ErrorCode::PLUGIN`] with the first damage.
-pub fn check(socket: &mut Socket, link: &Link, result: &CniResult, index: usize) -> Result<(), CniError> {
+pub fn check(
+    socket: &mut Socket,
+    request: &Request,
+    link: &Link,
+    (result, index): (&CniResult, usize),
+) -> Result<(), CniError> {
     let expected = &result.interfaces[index];
     if !expected.mac.is_empty() && !expected.mac.eq_ignore_ascii_case(&link.mac.to_string()) {
         return Err(damaged(format!("{} has MAC address {}, not {}", link.name, link.mac, expected.mac)));
@@ -154,8 +241,11 @@ pub fn check(socket: &mut Socket, link: &Link, result: &CniResult, index: usize)
         return Err(damaged(format!("{} lacks the address {lost}", link.name)));
     }
     for expected in &result.routes {
-        let wanted = (expected.dst.trunc(), next_hop(expected, result));
-        if !route::list(socket, link, expected.dst.addr())?.contains(&wanted) {
+        let wanted = wanted(expected, result);
+        // Before 1.1.0 a result does not tell the scope, which may have kept the route on the link.
+        let on_link = route::Route { gateway: expected.gw, ..wanted.clone() };
+        let untold = request.conf.version < SpecVersion::V1_1_0;
+        if !route::is_there(socket, link, &wanted)? && !(untold && route::is_there(socket, link, &on_link)?) {
             return Err(damaged(format!("{} lacks the route to {}", link.name, expected.dst)));
         }
     }

@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use proto::cni::result::{Dns, IpConfig};
 use proto::cni::{Attachment, CniError, CniResult, Plugin, Request};
 
-use super::{attaching, damaged, keys, masquerade, open_netns, pod, teardown, veth};
+use super::pod::{self, Duplicates, Router};
+use super::{attaching, damaged, keys, masquerade, open_netns, teardown, veth};
 use crate::ipam;
 use crate::ipam::range::offset;
 use crate::net::link::{self, Link, VethPair};
@@ -77,9 +78,10 @@ impl Plugin for Ptp {
         let owner = Owner::new(&request.conf.name, attachment)?;
         let result = pod::previous(request)?;
         let index = pod::interface_index(&result, attachment)?;
+        pod::expect_sandbox(&result, index, &netns)?;
         check_host(&mut Socket::route()?, &owner, &result, index)?;
         let mut inside = netns.run(Socket::route)??;
-        check_pod(&mut inside, attachment, &result, index)?;
+        check_pod(&mut inside, request, &result, index)?;
         ipam::check(request, attachment)?;
         if !conf.ip_masq {
             return Ok(());
@@ -113,7 +115,10 @@ fn connect(
     host: &mut Socket,
 ) -> Result<CniResult, CniError> {
     let ifname = attachment.ifname.as_str();
-    let mut inside = netns.run(|| pod::prepare(ifname).and_then(|()| Socket::route()))??;
+    let mut inside = netns.run(|| {
+        pod::prepare(ifname, Router::Host, Duplicates::Impossible);
+        Socket::route()
+    })??;
     let mut result = pod::addresses(request, attachment, netns.path(), &conf.dns)?;
     for ip in &mut result.ips {
         ip.gateway = Some(gateway(ip)?);
@@ -193,9 +198,9 @@ fn check_host(host: &mut Socket, owner: &Owner, result: &CniResult, index: usize
         if let Some(lost) = own.filter(|gateway| !found.contains(gateway)) {
             return Err(damaged(format!("link {} lacks the gateway address {lost}", host_end.name)));
         }
-        let to = IpNet::from(ip.address.addr());
-        if !route::list(host, &host_end, to.addr())?.contains(&(to, None)) {
-            return Err(damaged(format!("link {} lacks the route to {to}", host_end.name)));
+        let to = Route::to(IpNet::from(ip.address.addr()));
+        if !route::is_there(host, &host_end, &to)? {
+            return Err(damaged(format!("link {} lacks the route to {}", host_end.name, to.dst)));
         }
         let key = forwarding(ip.address.addr());
         if sysctl::get(key)? != "1" {
@@ -207,17 +212,17 @@ fn check_host(host: &mut Socket, owner: &Owner, result: &CniResult, index: usize
 
 fn check_pod(
     inside: &mut Socket,
-    attachment: &Attachment,
+    request: &Request,
     result: &CniResult,
     index: usize,
 ) -> Result<(), CniError> {
-    let link = pod::find(inside, attachment.ifname.as_str())?;
+    let link = pod::find(inside, &result.interfaces[index].name)?;
     if link.kind != "veth" || !link.up {
         return Err(damaged(format!("{} is not a veth link that is up", link.name)));
     }
-    pod::check(inside, &link, result, index)?;
+    pod::check(inside, request, &link, (result, index))?;
     for to in implied(result) {
-        if !route::list(inside, &link, to.dst.addr())?.contains(&(to.dst, to.gateway)) {
+        if !route::is_there(inside, &link, &to)? {
             return Err(damaged(format!("{} lacks the route to {}", link.name, to.dst)));
         }
     }

@@ -21,6 +21,9 @@ fn lo_comes_up_and_goes_down() {
     let addresses: Vec<String> = added.result.ips.iter().map(|ip| ip.address.to_string()).collect();
     assert_eq!(addresses[0], "127.0.0.1/8");
     call(Verb::Check).unwrap();
+    pod.output("ip", &["addr", "del", "127.0.0.1/8", "dev", "lo"]);
+    let error = call(Verb::Check).err().unwrap();
+    assert!(error.msg.ends_with("lo lacks the address 127.0.0.1/8"), "{error}");
     call(Verb::Del).unwrap();
     assert!(call(Verb::Check).is_err());
     node.call(0, Verb::Del, (&target, None), Additions::default()).unwrap();

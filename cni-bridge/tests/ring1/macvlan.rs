@@ -65,6 +65,45 @@ fn pods_are_on_the_wire_beside_the_host() {
 }
 
 #[test]
+fn what_the_wire_says_counts() {
+    if !privileged() {
+        return;
+    }
+    let (node, world) = on_wire(conf());
+    let pod = NetNs::new();
+    node.add("a", &pod, Value::Null).unwrap();
+    let sysctl = |key: &str| pod.output("cat", &[&format!("/proc/sys/net/ipv6/conf/eth0/{key}")]);
+    assert_eq!((sysctl("accept_ra"), sysctl("accept_dad")), ("1\n".into(), "1\n".into()));
+    assert_eq!(sysctl("keep_addr_on_down"), "1\n");
+    let shown = pod.output("ip", &["-6", "addr", "show", "dev", "eth0", "scope", "global"]);
+    assert!(!shown.contains("tentative") && !shown.contains("nodad"), "{shown}");
+    // Somebody outside has the address that the next pod would get.
+    world.output("ip", &["addr", "add", "fd00:2::11/64", "dev", "wire1", "nodad"]);
+    let other = NetNs::new();
+    let error = node.add("b", &other, Value::Null).err().unwrap();
+    assert!(error.msg.ends_with("another host has the address fd00:2::11"), "{error}");
+    node.del("a", Some(&pod.path)).unwrap();
+    assert_eq!(node.leftovers(), NOTHING);
+}
+
+#[test]
+fn ipv6_may_have_been_turned_off() {
+    if !privileged() {
+        return;
+    }
+    let (node, _world) = on_wire(conf());
+    let pod = NetNs::new();
+    pod.output(
+        "sh",
+        &["-c", "for name in all default lo; do echo 1 > /proc/sys/net/ipv6/conf/$name/disable_ipv6; done"],
+    );
+    node.add("a", &pod, Value::Null).unwrap();
+    for name in ["lo", "eth0"] {
+        assert_eq!(pod.output("cat", &[&format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")]), "0\n");
+    }
+}
+
+#[test]
 fn modes_are_the_kernels() {
     if !privileged() {
         return;

@@ -9,6 +9,7 @@ mod crash;
 mod firewall;
 mod flows;
 mod guest;
+mod hostile;
 mod loopback;
 mod macvlan;
 mod macvlan_faults;

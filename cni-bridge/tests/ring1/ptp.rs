@@ -116,6 +116,10 @@ fn a_single_address_with_a_gateway_elsewhere_is_enough() {
         "10.9.0.7",
     );
     check(json!({"type": "host-local", "subnet": "10.9.0.6/31", "routes": routes}), "10.9.0.7");
+    check(
+        json!({"type": "host-local", "subnet": "10.9.1.0/24", "gateway": "169.254.1.1", "routes": routes}),
+        "10.9.1.1",
+    );
     let fixed = json!([{"address": "10.9.0.8/32", "gateway": "169.254.1.1"}]);
     check(json!({"type": "static", "addresses": fixed, "routes": routes}), "10.9.0.8");
     let pod = NetNs::new();

@@ -91,6 +91,9 @@ fn whatever_rules_are_lost_come_back() {
     damage(&["delete", "table", "bridge", "berth_firewall"]);
     damage(&["delete", "table", "inet", "berth_isolation"]);
     damage(&["flush", "map", "inet", "berth_isolation", "to4"]);
+    node.host.output("sh", &["-c", "echo 0 > /proc/sys/net/ipv4/conf/berth0/route_localnet"]);
+    repair(&node, &ALL).unwrap();
+    works("route_localnet");
     damage(&["flush", "map", "inet", "berth_portmap", "ports4"]);
     damage(&["flush", "map", "inet", "berth_masquerade", "pods4"]);
     damage(&["flush", "map", "bridge", "berth_firewall", "pods4"]);

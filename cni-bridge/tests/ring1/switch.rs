@@ -121,7 +121,7 @@ fn duplicates_are_looked_for_on_demand() {
     let other = NetNs::new();
     let error = node.add("b", &other, Value::Null).err().unwrap();
     assert_eq!(error.code, ErrorCode::PLUGIN);
-    assert!(error.msg.ends_with("enabledad: another host has the address fd00:8::3"), "{error}");
+    assert!(error.msg.ends_with("another host has the address fd00:8::3"), "{error}");
     node.del("a", Some(&pod.path)).unwrap();
     assert_eq!(node.leftovers(), [""; 0]);
 }

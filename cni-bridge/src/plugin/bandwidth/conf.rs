@@ -5,6 +5,8 @@ use proto::cni::{CniError, Request};
 
 use crate::net::traffic::Bucket;
 
+const KEYS: [&str; 4] = ["ingressRate", "ingressBurst", "egressRate", "egressBurst"];
+
 /// What bandwidth is asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BandwidthConf {
@@ -15,7 +17,8 @@ pub struct BandwidthConf {
 }
 
 impl BandwidthConf {
-    /// Reads and validates; `runtimeConfig.bandwidth` replaces all of the configuration's own.
+    /// Reads and validates. The configuration's own keys come before all of `runtimeConfig.bandwidth`: what the
+    /// administrator limits, no pod raises.
     ///
     /// # Errors
     /// [`proto::cni::ErrorCode::UNSUPPORTED_FIELD`] for lists of subnets,
@@ -27,8 +30,11 @@ impl BandwidthConf {
             Some(runtime) => runtime.object("bandwidth")?,
             None => None,
         };
-        let source = given.unwrap_or(top);
-        source.refuse(&["shapedSubnets", "unshapedSubnets"])?;
+        if let Some(given) = &given {
+            given.refuse(&["shapedSubnets", "unshapedSubnets"])?;
+        }
+        let own = KEYS.iter().any(|key| top.get(key).is_some());
+        let source = given.filter(|_| !own).unwrap_or(top);
         Ok(Self {
             ingress: bucket(&source, "ingressRate", "ingressBurst")?,
             egress: bucket(&source, "egressRate", "egressBurst")?,
@@ -66,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn the_runtimes_word_counts() {
+    fn the_configurations_own_keys_come_first() {
         let bucket = |rate, burst| Some(Bucket { rate, burst });
         let check = |keys: Value, ingress, egress| {
             assert_eq!(parse(keys.clone()).unwrap(), BandwidthConf { ingress, egress }, "{keys}");
@@ -74,9 +80,11 @@ mod tests {
         check(json!({}), None, None);
         check(json!({"ingressRate": 0, "ingressBurst": 0}), None, None);
         check(json!({"ingressRate": 8000, "ingressBurst": 16}), bucket(1000, 2), None);
-        let both = json!({"ingressRate": 8000, "ingressBurst": 16,
-            "runtimeConfig": {"bandwidth": {"egressRate": 1u64 << 40, "egressBurst": u32::MAX}}});
-        check(both, None, bucket(1 << 37, u32::MAX / 8));
+        let asked = json!({"bandwidth": {"egressRate": 1u64 << 40, "egressBurst": u32::MAX}});
+        check(json!({"runtimeConfig": asked}), None, bucket(1 << 37, u32::MAX / 8));
+        let both = json!({"ingressRate": 8000, "ingressBurst": 16, "runtimeConfig": asked});
+        check(both, bucket(1000, 2), None);
+        check(json!({"egressRate": 0, "runtimeConfig": asked}), None, None);
     }
 
     #[test]

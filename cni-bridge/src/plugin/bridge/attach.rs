@@ -1,25 +1,22 @@
 //! ADD: a veth pair between bridge and pod, with addresses and routes.
 
+use std::net::IpAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use proto::cni::result::{Interface, IpConfig, Route};
-use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Request};
+use proto::cni::{Attachment, CniError, CniResult, Request};
 
-use super::conf::{BridgeConf, ContainerLink, Duplicates, Gateway};
+use super::conf::{BridgeConf, ContainerLink, Gateway};
 use super::{port, switch};
 use crate::ipam::range::{is_tiny, offset};
-use crate::net::addr::Search;
 use crate::net::link::{self, Link, VethPair};
 use crate::net::netns::NetNs;
 use crate::net::socket::{Message, Socket};
-use crate::net::{NetError, addr, sysctl};
+use crate::net::{NetError, sysctl};
 use crate::owner::Owner;
-use crate::plugin::{attaching, isolation, masquerade, pod, teardown, veth};
-
-/// How long the kernel may look for other holders of an address.
-const SEARCH_DEADLINE: Duration = Duration::from_secs(10);
+use crate::plugin::pod::{self, Duplicates, Router};
+use crate::plugin::{attaching, isolation, masquerade, teardown, veth};
 
 /// Attaches; what was made is undone on failure.
 ///
@@ -98,7 +95,11 @@ impl Attaching<'_> {
         }
         let mut result = pod::addresses(self.request, self.attachment, self.netns.path(), &self.conf.dns)?;
         for ip in &mut result.ips {
-            if self.conf.gateway == Gateway::No || ip.gateway.is_some() {
+            if self.conf.gateway == Gateway::No {
+                continue;
+            }
+            if let Some(gateway) = ip.gateway {
+                expect_on_link(ip, gateway)?;
                 continue;
             }
             if is_tiny(&ip.address) {
@@ -131,7 +132,10 @@ impl Attaching<'_> {
 
     /// Inside the pod's namespace: settings that must be there before the link comes up, and a socket.
     fn enter_pod(&self, ifname: &str) -> Result<Socket, NetError> {
-        pod::prepare(ifname)?;
+        let router = if self.conf.gateway == Gateway::No { Router::OnTheWire } else { Router::Host };
+        // Without addresses of ours, it is the pod that has to look whose its own are.
+        let duplicates = if self.conf.has_ipam { self.conf.duplicates } else { Duplicates::LookedFor };
+        pod::prepare(ifname, router, duplicates);
         if self.conf.duplicates == Duplicates::LookedFor {
             sysctl::set_if_present(&format!("ipv6/conf/{ifname}/accept_dad"), "1")?;
         }
@@ -142,11 +146,7 @@ impl Attaching<'_> {
         if self.conf.container_link == ContainerLink::Down {
             return Vec::new();
         }
-        if self.conf.duplicates == Duplicates::Impossible {
-            return pod::changes(pod_end, result);
-        }
-        let addresses = result.ips.iter().map(|ip| addr::add_checked(pod_end, ip.address));
-        addresses.chain([link::set_up(pod_end)]).chain(pod::routes(pod_end, result)).collect()
+        pod::changes(pod_end, result, self.conf.duplicates)
     }
 
     /// Waits until frames go through, and until the pod's addresses are its own.
@@ -161,7 +161,7 @@ impl Attaching<'_> {
         };
         let host_end = veth::wait_for_carrier(&mut self.host, &host_end.name, &bridge_runs)?;
         if self.conf.duplicates == Duplicates::LookedFor {
-            search(inside, pod_end)?;
+            pod::await_search(inside, pod_end)?;
         }
         Ok(host_end)
     }
@@ -175,25 +175,12 @@ impl Attaching<'_> {
     }
 }
 
-fn search(inside: &mut Socket, pod_end: &Link) -> Result<(), CniError> {
-    let deadline = Instant::now() + SEARCH_DEADLINE;
-    loop {
-        match addr::search(inside, pod_end)? {
-            Search::Done => return Ok(()),
-            Search::Taken(address) => {
-                let msg = format!("enabledad: another host has the address {address}");
-                return Err(CniError::new(ErrorCode::PLUGIN, msg));
-            }
-            Search::Running if Instant::now() >= deadline => {
-                let msg = format!(
-                    "enabledad: the search for others with the addresses of {} does not end",
-                    pod_end.name
-                );
-                return Err(CniError::new(ErrorCode::PLUGIN, msg));
-            }
-            Search::Running => std::thread::sleep(Duration::from_millis(20)),
-        }
+/// A bridge is in its pods' subnet.
+fn expect_on_link(ip: &IpConfig, gateway: IpAddr) -> Result<(), CniError> {
+    if ip.address.contains(&gateway) || ip.address.prefix_len() == ip.address.max_prefix_len() {
+        return Ok(());
     }
+    Err(CniError::config("ipam", format!("gateway {gateway} is not in {}", ip.address.trunc())))
 }
 
 /// The gateway's address with the prefix of the pod's subnet.

@@ -1,12 +1,14 @@
 //! CHECK: is everything that ADD made still there and as it was.
 
 use ipnet::IpNet;
+use proto::cni::result::Interface;
 use proto::cni::{Attachment, CniError, CniResult, Request};
 
 use super::attach::gateway_of;
 use super::conf::{BridgeConf, ContainerLink, Gateway};
 use super::port;
 use crate::ipam;
+use crate::net::link::Link;
 use crate::net::netns::NetNs;
 use crate::net::socket::Socket;
 use crate::net::{addr, sysctl};
@@ -26,9 +28,10 @@ pub fn check(
     let owner = Owner::new(&request.conf.name, attachment)?;
     let result = pod::previous(request)?;
     let index = pod::interface_index(&result, attachment)?;
+    pod::expect_sandbox(&result, index, netns)?;
     check_host(conf, &owner, &result, &result.interfaces[index].mac)?;
     let mut inside = netns.run(Socket::route)??;
-    check_pod(&mut inside, conf, &result, index)?;
+    check_pod(&mut inside, (request, conf), &result, index)?;
     if conf.has_ipam {
         ipam::check(request, attachment)?;
     }
@@ -62,7 +65,13 @@ fn check_host(conf: &BridgeConf, owner: &Owner, result: &CniResult, mac: &str) -
     if bridge.kind != "bridge" || !bridge.up {
         return Err(damaged(format!("{} is not a bridge that is up", conf.bridge)));
     }
+    if conf.promiscuous && !bridge.promiscuous {
+        return Err(damaged(format!("bridge {} does not receive every frame any more", bridge.name)));
+    }
     let host_end = veth::host_end(&mut socket, owner, result, &conf.bridge)?;
+    for link in [&bridge, &host_end] {
+        expect_mtu(conf, result, link)?;
+    }
     if host_end.controller != Some(bridge.index) || !host_end.up {
         let what = format!("link {} is not a port of {} that is up", host_end.name, bridge.name);
         return Err(damaged(what));
@@ -72,6 +81,9 @@ fn check_host(conf: &BridgeConf, owner: &Owner, result: &CniResult, mac: &str) -
         return Ok(());
     }
     let link = pod::find(&mut socket, &conf.gateway_link())?;
+    if let Some(id) = conf.vlan {
+        port::check_gateway(&mut socket, &bridge, &link, id)?;
+    }
     let found = addr::list(&mut socket, &link)?;
     for gateway in result.ips.iter().filter_map(gateway_of) {
         if !found.contains(&gateway) {
@@ -85,9 +97,19 @@ fn check_host(conf: &BridgeConf, owner: &Owner, result: &CniResult, mac: &str) -
     Ok(())
 }
 
+/// Where an MTU is configured, frames of the size that ADD found still get through.
+fn expect_mtu(conf: &BridgeConf, result: &CniResult, link: &Link) -> Result<(), CniError> {
+    let is = |found: &&Interface| found.sandbox.is_empty() && found.name == link.name;
+    let told = result.interfaces.iter().find(is).map(|found| found.mtu);
+    match told.filter(|mtu| conf.mtu.is_some() && link.mtu < *mtu) {
+        Some(mtu) => Err(damaged(format!("link {} has MTU {}, not {mtu}", link.name, link.mtu))),
+        None => Ok(()),
+    }
+}
+
 fn check_pod(
     inside: &mut Socket,
-    conf: &BridgeConf,
+    (request, conf): (&Request, &BridgeConf),
     result: &CniResult,
     index: usize,
 ) -> Result<(), CniError> {
@@ -96,5 +118,5 @@ fn check_pod(
     if link.kind != "veth" || (expect_up && !link.up) {
         return Err(damaged(format!("{} is not a veth link that is up", link.name)));
     }
-    pod::check(inside, &link, result, index)
+    pod::check(inside, request, &link, (result, index))
 }

@@ -9,6 +9,7 @@ use proto::cni::{CniError, IfName, Request};
 use crate::net::link::{Mac, PortMode};
 use crate::net::port::{Tagging, Vlans};
 use crate::plugin::keys;
+use crate::plugin::pod::Duplicates;
 
 /// What the bridge plugin is asked for.
 #[derive(Debug, Clone)]
@@ -65,15 +66,6 @@ pub enum ContainerLink {
     Up,
     /// Down, for the container to bring up.
     Down,
-}
-
-/// Whether somebody else may have the pod's IPv6 addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Duplicates {
-    /// ADD waits until the kernel has looked for them.
-    LookedFor,
-    /// The addresses are unique, and usable at once.
-    Impossible,
 }
 
 /// The bridge's part in the pods' routing.
@@ -171,7 +163,7 @@ impl BridgeConf {
     }
 }
 
-/// `vlanTrunk`: single numbers and ranges.
+/// `vlanTrunk`: each entry a single number, a range, both, or nothing.
 fn trunk(top: &Object<'_>) -> Result<Vec<Vlans>, CniError> {
     let mut found = Vec::new();
     for (path, value) in top.list("vlanTrunk")? {
@@ -179,15 +171,17 @@ fn trunk(top: &Object<'_>) -> Result<Vec<Vlans>, CniError> {
         let number = |key: &str| -> Result<Option<u16>, CniError> {
             Ok(entry.number(key, 1, 4094)?.and_then(|id| u16::try_from(id).ok()))
         };
-        let (first, last) = match (number("id")?, number("minID")?, number("maxID")?) {
-            (Some(id), None, None) => (id, id),
-            (None, Some(first), Some(last)) if first <= last => (first, last),
-            (None, Some(first), Some(last)) => {
+        let range = match (number("minID")?, number("maxID")?) {
+            (None, None) => None,
+            (Some(first), Some(last)) if first <= last => Some((first, last)),
+            (Some(first), Some(last)) => {
                 return Err(CniError::config(&path, format!("minID {first} is above maxID {last}")));
             }
-            _ => return Err(CniError::config(&path, "needs id, or minID and maxID")),
+            _ => return Err(CniError::config(&path, "needs minID and maxID together")),
         };
-        found.push(Vlans { first, last, tagging: Tagging::Tagged });
+        let single = number("id")?.map(|id| (id, id));
+        let all = range.into_iter().chain(single);
+        found.extend(all.map(|(first, last)| Vlans { first, last, tagging: Tagging::Tagged }));
     }
     Ok(found)
 }
@@ -232,7 +226,6 @@ mod tests {
             let error = parse(keys.clone(), args).unwrap_err();
             assert_eq!((error.code, error.to_string().as_str()), (code, expect), "{keys}");
         };
-        let unsupported = ErrorCode::UNSUPPORTED_FIELD;
         let invalid = ErrorCode::INVALID_NETWORK_CONFIG;
         let decode = ErrorCode::DECODING_FAILURE;
         check(json!({"vlan": 4095}), "", invalid, "vlan: 4095 is not in 0 to 4094");
@@ -249,7 +242,7 @@ mod tests {
             json!({"vlanTrunk": [{"minID": 9}]}),
             "",
             invalid,
-            "vlanTrunk[0]: needs id, or minID and maxID",
+            "vlanTrunk[0]: needs minID and maxID together",
         );
         check(
             json!({"vlanTrunk": [{"id": 1}, {"minID": 9, "maxID": 8}]}),
@@ -266,10 +259,10 @@ mod tests {
             "disableContainerInterface: cannot be combined with ipam",
         );
         check(
-            json!({"ipMasqBackend": "iptables"}),
+            json!({"ipMasqBackend": "pf"}),
             "",
-            unsupported,
-            "ipMasqBackend: \"iptables\" is not supported",
+            invalid,
+            "ipMasqBackend: \"pf\" is not iptables or nftables",
         );
         check(json!({"mtu": 67}), "", invalid, "mtu: 67 is not in 68 to 65535");
         check(json!({"mtu": 70000}), "", invalid, "mtu: 70000 is not in 0 to 65535");

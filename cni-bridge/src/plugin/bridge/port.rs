@@ -107,6 +107,22 @@ pub fn gateway_link(host: &mut Socket, conf: &BridgeConf, bridge: &Link, id: u16
     pod::expect_link(host, &name)
 }
 
+/// Verifies that the link that carries a VLAN's gateway addresses leads into the VLAN.
+///
+/// # Errors
+/// [`ErrorCode::PLUGIN`] with the first damage.
+pub fn check_gateway(host: &mut Socket, bridge: &Link, link: &Link, id: u16) -> Result<(), CniError> {
+    if !link.up {
+        return Err(damaged(format!("link {} is down", link.name)));
+    }
+    let other = link.lower.map(|index| link::by_index(host, index)).transpose()?.flatten();
+    match other.filter(|port| port.up && port.controller == Some(bridge.index)) {
+        Some(port) if port::vlans(host, &port)?.iter().any(|(found, _)| *found == id) => Ok(()),
+        Some(port) => Err(damaged(format!("link {} does not carry VLAN {id}", port.name))),
+        None => Err(damaged(format!("{} does not lead to a port of {} that is up", link.name, bridge.name))),
+    }
+}
+
 /// Verifies mode, VLANs and expected address of a port.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use crate::net::socket::Socket;
 use crate::net::sublink::{self, Kind, SubLink};
 use crate::net::{NetError, removal};
 use crate::owner::Owner;
-use crate::plugin::pod;
+use crate::plugin::pod::{self, Duplicates, Router};
 
 /// Attaches; what was made is undone on failure.
 ///
@@ -66,7 +66,10 @@ impl Attaching<'_> {
         let link = self.make(&parent)?;
         let mut result = self.addresses()?;
         pod::allow_ipv6(self.netns, &link.name, &result)?;
-        self.inside.apply(&pod::changes(&link, &result))?;
+        self.inside.apply(&pod::changes(&link, &result, Duplicates::LookedFor))?;
+        if result.ips.iter().any(|ip| ip.address.addr().is_ipv6()) {
+            pod::await_search(&mut self.inside, &link)?;
+        }
         self.shim(&parent, &result)?;
         let link = pod::expect_link(&mut self.inside, &link.name)?;
         let index = result.interfaces.len();
@@ -118,7 +121,7 @@ impl Attaching<'_> {
             Err(error) if error.is_exists() => return Err(name_taken(self.attachment)),
             other => other?,
         }
-        self.netns.run(|| pod::prepare(ifname))??;
+        self.netns.run(|| pod::prepare(ifname, Router::OnTheWire, Duplicates::LookedFor))?;
         pod::expect_link(&mut self.inside, ifname)
     }
 

@@ -45,8 +45,8 @@ pub enum Master {
     DefaultRoute,
     /// A link of Berth's that leads nowhere.
     Nowhere,
-    /// A link in the pod's own namespace.
-    InContainer(String),
+    /// A link in the pod's own namespace; that of its default route where none is named.
+    InContainer(Option<String>),
 }
 
 /// Reads and validates macvlan's.
@@ -141,7 +141,7 @@ pub fn vlan(request: &Request) -> Result<ChildConf, CniError> {
     let id = id.and_then(|id| u16::try_from(id).ok()).ok_or_else(|| CniError::config("vlanId", "missing"))?;
     let conf = common(request, Kind::Vlan(id))?;
     match conf.master {
-        Master::DefaultRoute => Err(CniError::config("master", "missing")),
+        Master::DefaultRoute | Master::InContainer(None) => Err(CniError::config("master", "missing")),
         _ => Ok(conf),
     }
 }
@@ -150,8 +150,7 @@ fn common(request: &Request, kind: Kind) -> Result<ChildConf, CniError> {
     let top = request.conf.top();
     request.args.expect_only(&["IP", "MAC", "GATEWAY"])?;
     let master = match (keys::interface(request, "master")?, top.flag("linkInContainer")?) {
-        (Some(name), true) => Master::InContainer(name),
-        (None, true) => return Err(CniError::config("master", "missing; linkInContainer needs it")),
+        (name, true) => Master::InContainer(name),
         (Some(name), false) => Master::Link(name),
         (None, false) => Master::DefaultRoute,
     };
@@ -210,7 +209,7 @@ mod tests {
         assert_eq!(parse(macvlan, json!({"internal": true})).unwrap().master, Master::Nowhere);
         let inside = json!({"master": "e", "vlanId": 4094, "linkInContainer": true});
         let conf = parse(vlan, inside).unwrap();
-        assert_eq!((conf.kind, conf.master), (Kind::Vlan(4094), Master::InContainer("e".into())));
+        assert_eq!((conf.kind, conf.master), (Kind::Vlan(4094), Master::InContainer(Some("e".into()))));
         let chained =
             json!({"prevResult": {"interfaces": [{"name": "br9"}], "ips": [{"address": "10.0.0.2/24"}]}});
         assert_eq!(parse(ipvlan, chained).unwrap().master, Master::Link("br9".into()));
@@ -233,7 +232,7 @@ mod tests {
         check(macvlan, json!({"mtu": 67}), "mtu: 67 is not in 68 to 65535");
         check(macvlan, json!({"mtu": -1}), "mtu: -1 is not in 0 to 65535");
         check(macvlan, json!({"bcqueuelen": -1}), "bcqueuelen: -1 is not in 0 to 4294967295");
-        check(macvlan, json!({"linkInContainer": true}), "master: missing; linkInContainer needs it");
+        check(vlan, json!({"linkInContainer": true, "vlanId": 1}), "master: missing");
         check(
             macvlan,
             json!({"linkInContainer": "x"}),

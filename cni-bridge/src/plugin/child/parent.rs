@@ -29,21 +29,23 @@ pub enum Made {
     Nowhere,
 }
 
-/// Which link of the host the configuration means.
+/// Which link the configuration means, where `host` looks.
 ///
 /// # Errors
 /// [`ErrorCode::INVALID_NETWORK_CONFIG`] where there is none and none can be made.
 pub fn plan(host: &mut Socket, conf: &ChildConf, network: &NetworkName) -> Result<Plan, CniError> {
     let foreign = |name: &str| Plan { name: name.to_owned(), made: None };
     match &conf.master {
-        Master::InContainer(name) => Ok(foreign(name)),
+        Master::InContainer(Some(name)) => Ok(foreign(name)),
         Master::Nowhere => {
             Ok(Plan { name: hashed_name("void", network.as_str()), made: Some(Made::Nowhere) })
         }
-        Master::DefaultRoute => {
+        master @ (Master::DefaultRoute | Master::InContainer(None)) => {
             let index = route::default_link(host)?;
             let found = index.map(|index| link::by_index(host, index)).transpose()?.flatten();
-            let missing = || CniError::config("master", "missing, and the host has no default route");
+            let whose = if *master == Master::DefaultRoute { "host" } else { "container" };
+            let missing =
+                || CniError::config("master", format!("missing, and the {whose} has no default route"));
             Ok(foreign(&found.ok_or_else(missing)?.name))
         }
         Master::Link(name) => match link::get(host, name)? {

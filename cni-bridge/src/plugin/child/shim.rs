@@ -80,7 +80,7 @@ pub fn check(host: &mut Socket, name: &str, own: &[IpAddr], pods: &[IpAddr]) -> 
         return Err(damaged(format!("the host's link {name} lacks the address {lost}")));
     }
     for to in pods.iter().filter_map(|pod| route_to(*pod, own)) {
-        if !route::list(host, &shim, to.dst.addr())?.contains(&(to.dst, None)) {
+        if !route::is_there(host, &shim, &to)? {
             return Err(damaged(format!("the host's link {name} lacks the route to {}", to.dst)));
         }
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::conditions::Conditions;
 use ipnet::IpNet;
 use proto::cni::object::Object;
-use proto::cni::{CniError, CniResult, Request};
+use proto::cni::{CniError, CniResult, IfName, Request};
 
 /// The most ports of one container.
 const MAX_PORTS: usize = 16384;
@@ -78,9 +78,9 @@ impl PortMapConf {
         let top = request.conf.top();
         refuse_backend(&top)?;
         let snat = match (top.get("snat").is_none() || top.flag("snat")?, top.flag("masqAll")?) {
-            (_, true) => Snat::All,
+            (false, _) => Snat::No,
+            (true, true) => Snat::All,
             (true, false) => Snat::Needed,
-            (false, false) => Snat::No,
         };
         let list = match request.conf.runtime_config()? {
             Some(runtime) => runtime.list("portMappings")?,
@@ -238,10 +238,10 @@ impl std::fmt::Display for Mapping {
     }
 }
 
-/// The pod's first address of each family, on an interface inside the container.
-pub fn pod_addresses(result: &CniResult) -> Vec<IpNet> {
+/// The pod's first address of each family on the interface `ifname`; an address of no interface at all counts too.
+pub fn pod_addresses(result: &CniResult, ifname: &IfName) -> Vec<IpNet> {
     let inside = |index: Option<usize>| match index.and_then(|index| result.interfaces.get(index)) {
-        Some(interface) => !interface.sandbox.is_empty(),
+        Some(interface) => !interface.sandbox.is_empty() && interface.name == ifname.as_str(),
         None => true,
     };
     let first = |v4: bool| {
@@ -340,6 +340,7 @@ mod tests {
         assert_eq!(parse(kube).unwrap().snat, Snat::Needed);
         assert_eq!(parse(json!({"backend": "nftables"})).unwrap().snat, Snat::Needed);
         assert_eq!(parse(json!({"snat": false})).unwrap().snat, Snat::No);
-        assert_eq!(parse(json!({"masqAll": true, "snat": false})).unwrap().snat, Snat::All);
+        assert_eq!(parse(json!({"masqAll": true})).unwrap().snat, Snat::All);
+        assert_eq!(parse(json!({"masqAll": true, "snat": false})).unwrap().snat, Snat::No);
     }
 }

@@ -19,7 +19,7 @@ use super::predecessor::{self, Trace, Trade};
 use super::{attaching, collect, damaged, detaching, keys, prev_result};
 use crate::net::nft::{self, Table, Tables};
 use crate::net::socket::Socket;
-use crate::net::{background, link, route, sysctl};
+use crate::net::{NetError, background, link, route, sysctl};
 use crate::owner::{Owner, is_stale};
 use crate::turn::{Subject, Turn};
 use conf::{Family, HostAddress, Mapping, PortMapConf, Snat, pod_addresses};
@@ -41,7 +41,7 @@ impl Plugin for PortMap {
             return Ok(result);
         }
         let owner = Owner::new(&request.conf.name, attachment)?;
-        let addresses = addresses(&conf, &result)?;
+        let addresses = addresses(&conf, &result, attachment)?;
         attaching(request, &owner);
         let mut socket = Socket::netfilter()?;
         let asked: Vec<usize> = conf.to_be_found().collect();
@@ -83,7 +83,7 @@ impl Plugin for PortMap {
             return Ok(());
         }
         let owner = Owner::new(&request.conf.name, attachment)?;
-        let addresses = addresses(&conf, &result)?;
+        let addresses = addresses(&conf, &result, attachment)?;
         let mut socket = Socket::netfilter()?;
         free::recall(&mut socket, &owner, &mut conf.mappings, &result)?;
         match damage(&mut socket, &conf, (&owner, &addresses))? {
@@ -101,7 +101,7 @@ impl Plugin for PortMap {
             return Ok(());
         }
         let owner = Owner::new(&request.conf.name, attachment)?;
-        let addresses = addresses(&conf, &result)?;
+        let addresses = addresses(&conf, &result, attachment)?;
         let mut socket = Socket::netfilter()?;
         let _turn = Turn::take(&keys::state_dir(request)?, Subject::Ports)?;
         free::recall(&mut socket, &owner, &mut conf.mappings, &result)?;
@@ -184,10 +184,15 @@ fn damage(
     (owner, addresses): (&Owner, &[IpNet]),
 ) -> Result<Option<String>, CniError> {
     let damage = Publication::new(conf, owner, addresses).damage(socket)?;
-    if damage.is_none() && needs_localnet(conf, addresses).is_some() {
-        return Ok(rules::guard().damage(socket, &[], &[])?);
+    let pod = needs_localnet(conf, addresses).filter(|_| damage.is_none());
+    let Some(pod) = pod else { return Ok(damage) };
+    if let Some(damage) = rules::guard().damage(socket, &[], &[])? {
+        return Ok(Some(damage));
     }
-    Ok(damage)
+    match localnet_key(pod)? {
+        Some(key) if sysctl::get(&key)? != "1" => Ok(Some(format!("{key} is off"))),
+        _ => Ok(None),
+    }
 }
 
 /// The pod's IPv4 address, where connections from 127.0.0.1 are to reach it.
@@ -203,10 +208,7 @@ fn needs_localnet(conf: &PortMapConf, addresses: &[IpNet]) -> Option<IpAddr> {
 
 /// Lets packets with loopback addresses out to the pod, after forbidding them the way in.
 fn open_localnet(netfilter: &mut Socket, pod: IpAddr) -> Result<(), CniError> {
-    let mut socket = Socket::route()?;
-    let Some(index) = route::link_to(&mut socket, pod)? else { return Ok(()) };
-    let Some(link) = link::by_index(&mut socket, index)? else { return Ok(()) };
-    let key = format!("ipv4/conf/{}/route_localnet", link.name);
+    let Some(key) = localnet_key(pod)? else { return Ok(()) };
     let guard = rules::guard();
     if sysctl::get(&key)? == "1" && nft::chain_exists(netfilter, guard.name, "prerouting")? {
         return Ok(());
@@ -215,9 +217,21 @@ fn open_localnet(netfilter: &mut Socket, pod: IpAddr) -> Result<(), CniError> {
     Ok(sysctl::set(&key, "1")?)
 }
 
+/// The setting of the link that leads to the pod; none without such a link.
+fn localnet_key(pod: IpAddr) -> Result<Option<String>, NetError> {
+    let mut socket = Socket::route()?;
+    let index = route::link_to(&mut socket, pod)?;
+    let link = index.map(|index| link::by_index(&mut socket, index)).transpose()?.flatten();
+    Ok(link.map(|link| format!("ipv4/conf/{}/route_localnet", link.name)))
+}
+
 /// The pod's addresses; every mapping must have one to lead to.
-fn addresses(conf: &PortMapConf, result: &CniResult) -> Result<Vec<IpNet>, CniError> {
-    let addresses = pod_addresses(result);
+fn addresses(
+    conf: &PortMapConf,
+    result: &CniResult,
+    attachment: &Attachment,
+) -> Result<Vec<IpNet>, CniError> {
+    let addresses = pod_addresses(result, &attachment.ifname);
     for (index, mapping) in conf.mappings.iter().enumerate() {
         if !addresses.iter().any(|address| mapping.host.covers(Family::of(address.addr()))) {
             let path = format!("runtimeConfig.portMappings[{index}]");

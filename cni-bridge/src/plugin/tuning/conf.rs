@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use proto::cni::object::wrong_type;
+use proto::cni::object::{Object, wrong_type};
 use proto::cni::{CniError, Request};
 use serde_json::Value;
 
@@ -33,46 +33,57 @@ pub struct Sysctl {
 }
 
 impl TuningConf {
-    /// Reads and validates.
+    /// Reads and validates; what stands in `args.cni` comes before the same key of the configuration.
     ///
     /// # Errors
     /// [`proto::cni::ErrorCode::INVALID_NETWORK_CONFIG`], [`proto::cni::ErrorCode::DECODING_FAILURE`].
     pub fn parse(request: &Request) -> Result<Self, CniError> {
-        let top = request.conf.top();
-        let mut sysctls = Vec::new();
-        if let Some(object) = top.object("sysctl")? {
-            for (key, value) in object.entries() {
-                let path = format!("sysctl.{key}");
-                let Value::String(text) = value else { return Err(wrong_type(&path, "a string", value)) };
-                if text.contains('\0') {
-                    return Err(CniError::config(&path, "contains a NUL"));
-                }
-                let invalid = |problem| CniError::config(&path, problem);
-                sysctls.push((Sysctl::parse(key).map_err(invalid)?, text.clone()));
-            }
+        let (top, args) = (request.conf.top(), request.conf.cni_args()?);
+        let place = |key: &str| args.as_ref().filter(|args| args.get(key).is_some()).unwrap_or(&top);
+        let mut sysctls = parameters(&top)?;
+        for (sysctl, value) in args.as_ref().map(parameters).transpose()?.into_iter().flatten() {
+            sysctls.retain(|(own, _)| own.parts != sysctl.parts);
+            sysctls.push((sysctl, value));
         }
         let number = |key: &str, low: i64, max: i64| -> Result<Option<u32>, CniError> {
-            let number = top.number(key, 0, max)?;
-            match number {
+            let object = place(key);
+            match object.number(key, 0, max)? {
                 Some(small) if small != 0 && small < low => {
-                    Err(CniError::config(key, format!("{small} is not in {low} to {max}")))
+                    Err(CniError::config(&object.path(key), format!("{small} is not in {low} to {max}")))
                 }
                 other => Ok(other.and_then(|number| u32::try_from(number).ok())),
             }
         };
         let data_dir = data_dir(request)?;
+        let all_multicast = place("allmulti");
         let change = Change {
             mac: mac(request)?,
             mtu: number("mtu", 68, 65535)?.filter(|mtu| *mtu != 0),
-            promiscuous: top.flag("promisc")?.then_some(true),
-            all_multicast: match top.get("allmulti") {
+            promiscuous: place("promisc").flag("promisc")?.then_some(true),
+            all_multicast: match all_multicast.get("allmulti") {
                 None => None,
-                Some(_) => Some(top.flag("allmulti")?),
+                Some(_) => Some(all_multicast.flag("allmulti")?),
             },
             queue: number("txQLen", 0, i64::from(u32::MAX))?,
         };
         Ok(Self { sysctls, change, data_dir })
     }
+}
+
+/// The object's `sysctl`.
+fn parameters(object: &Object<'_>) -> Result<Vec<(Sysctl, String)>, CniError> {
+    let mut found = Vec::new();
+    let Some(sysctl) = object.object("sysctl")? else { return Ok(found) };
+    for (key, value) in sysctl.entries() {
+        let path = sysctl.path(key);
+        let Value::String(text) = value else { return Err(wrong_type(&path, "a string", value)) };
+        if text.contains('\0') {
+            return Err(CniError::config(&path, "contains a NUL"));
+        }
+        let invalid = |problem| CniError::config(&path, problem);
+        found.push((Sysctl::parse(key).map_err(invalid)?, text.clone()));
+    }
+    Ok(found)
 }
 
 impl Sysctl {
@@ -100,11 +111,11 @@ impl Sysctl {
     }
 }
 
-/// From the capability, else from `args.cni`, from CNI_ARGS, and last from the configuration.
+/// From `args.cni`, else from the capability, from CNI_ARGS, and last from the configuration.
 fn mac(request: &Request) -> Result<Option<Mac>, CniError> {
     const WHAT: &str = "a unicast MAC address";
     request.args.expect_only(&["MAC", "IP", "GATEWAY"])?;
-    for object in [request.conf.runtime_config()?, request.conf.cni_args()?].into_iter().flatten() {
+    for object in [request.conf.cni_args()?, request.conf.runtime_config()?].into_iter().flatten() {
         if let Some(mac) = object.parsed("mac", WHAT)? {
             return Ok(Some(mac));
         }
@@ -178,6 +189,29 @@ mod tests {
         assert_eq!(mac(own, "MAC=02:00:00:00:00:02").as_deref(), Some("02:00:00:00:00:02"));
         let runtime = json!({"runtimeConfig": {"mac": "02:00:00:00:00:03"}});
         assert_eq!(mac(runtime, "MAC=02:00:00:00:00:02").as_deref(), Some("02:00:00:00:00:03"));
+    }
+
+    #[test]
+    fn arguments_come_first() {
+        let conf = json!({"mtu": 1400, "txQLen": 1, "promisc": true, "allmulti": true,
+            "sysctl": {"net.core.somaxconn": "1", "net.ipv4.ip_forward": "1"},
+            "runtimeConfig": {"mac": "02:00:00:00:00:03"},
+            "args": {"cni": {"mtu": 1300, "txQLen": 0, "promisc": false, "allmulti": false,
+                "mac": "02:00:00:00:00:04", "sysctl": {"net/core/somaxconn": "2"}}}});
+        let conf = parse(conf, "").unwrap();
+        let expect = Change {
+            mac: Some("02:00:00:00:00:04".parse().unwrap()),
+            mtu: Some(1300),
+            promiscuous: None,
+            all_multicast: Some(false),
+            queue: Some(0),
+        };
+        assert_eq!(conf.change, expect);
+        let shown: Vec<String> =
+            conf.sysctls.iter().map(|(sysctl, value)| format!("{}={value}", sysctl.path("eth0"))).collect();
+        assert_eq!(shown, ["ipv4/ip_forward=1", "core/somaxconn=2"]);
+        let error = parse(json!({"args": {"cni": {"mtu": 1}}}), "").unwrap_err();
+        assert_eq!(error.msg, "args.cni.mtu: 1 is not in 68 to 65535");
     }
 
     #[test]
