@@ -122,6 +122,7 @@ fn connect(
     for ip in &result.ips {
         sysctl::ensure(forwarding(ip.address.addr()), "1")?;
     }
+    sysctl::own_routes(&host_end.name)?;
     host.apply(&host_changes(&host_end, owner, &result))?;
     pod::allow_ipv6(netns, ifname, &result)?;
     inside.apply(&pod_changes(&pod_end, &result))?;

@@ -8,6 +8,7 @@ mod bridge;
 mod crash;
 mod firewall;
 mod guest;
+mod hostile;
 mod loopback;
 mod macvlan;
 mod macvlan_faults;

@@ -30,6 +30,8 @@ pub fn ensure(socket: &mut Socket, conf: &BridgeConf) -> Result<Link, CniError> 
     if conf.filters_vlans() {
         filter_vlans(socket, &bridge)?;
     }
+    // At every ADD: whoever made the bridge may not have come to it, or not thought of it.
+    sysctl::own_routes(&conf.bridge)?;
     let mut changes = Vec::new();
     if !bridge.up {
         changes.push(link::set_up(&bridge));
@@ -43,10 +45,7 @@ pub fn ensure(socket: &mut Socket, conf: &BridgeConf) -> Result<Link, CniError> 
 
 fn create(socket: &mut Socket, conf: &BridgeConf) -> Result<Link, CniError> {
     match link::create_bridge(socket, &conf.bridge, Mac::random()?, conf.mtu) {
-        Ok(()) => {
-            // What the pods' other end announces must not change the host's routing.
-            sysctl::set_if_present(&format!("ipv6/conf/{}/accept_ra", conf.bridge), "0")?;
-        }
+        Ok(()) => {}
         // Another ADD was faster.
         Err(error) if error.is_exists() => {}
         Err(error) => return Err(error.into()),
