@@ -1,25 +1,28 @@
 //! `isolateNetworks`: pods of networks that say so do not reach each other across networks. Published ports stay
 //! reachable from everywhere.
 //!
-//! Table inet `berth_isolation`: the maps `from4` and `from6` send what each such pod sends to the chain of its
-//! network, which lets it stay in the network; the maps `to4` and `to6` know whom it must not reach outside.
+//! Networks are told apart by the links of the host that they are behind: addresses a pod can give itself.
+//!
+//! Table inet `berth_isolation`: the chain `sources` sends what comes from such a network to the network's own chain,
+//! which lets it stay there; the chain `targets` knows the other such networks. Both hold rules for a network as long
+//! as the maps hold an address of one of its pods; no packet is looked up in these. What is published is what has its
+//! destination rewritten, whoever did that: the proxy of services too.
 
 use ipnet::IpNet;
 use proto::cni::{Attachment, NetworkName};
 
-use super::masquerade::of_family;
 use crate::net::NetError;
 use crate::net::nft::{
-    Chain, Conflict, Element, Expression, Field, HeaderField, Hook, InsertError, Map, Meta, OnDemand, Rule,
-    Table, TableFamily, Verdict,
+    Chain, Conflict, Element, Expression, Field, Hook, InsertError, Map, Meta, OnDemand, Rule, Table,
+    TableFamily, Verdict,
 };
 use crate::net::socket::Socket;
 use crate::owner::{Owner, hashed_name, is_stale};
 
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
-/// The chain that refuses.
-const REFUSE: &str = "refuse";
+/// The chain that knows the networks which are not to be left.
+const SOURCES: &str = "sources";
+/// The chain that knows the networks which are not to be entered.
+const TARGETS: &str = "targets";
 
 /// Isolates the owner's `addresses`, which are behind the link `network`.
 ///
@@ -30,7 +33,7 @@ pub fn add(socket: &mut Socket, owner: &Owner, network: &str, addresses: &[IpNet
         .into_iter()
         .map(|(map, element)| (map, element, Conflict::Replace))
         .collect();
-    match table().insert(socket, &elements, &[leaving(network)]) {
+    match table().insert(socket, &elements, &chains(network)) {
         Ok(()) | Err(InsertError::Held { .. }) => Ok(()),
         Err(InsertError::Net(error)) => Err(error),
     }
@@ -48,7 +51,7 @@ pub fn mend(socket: &mut Socket, owner: &Owner, network: &str, addresses: &[IpNe
         .into_iter()
         .map(|(map, element)| (map, element, Conflict::Replace))
         .collect();
-    match table().mend(socket, &elements, &[leaving(network)]) {
+    match table().mend(socket, &elements, &chains(network)) {
         Ok(()) | Err(InsertError::Held { .. }) => Ok(()),
         Err(InsertError::Net(error)) => Err(error),
     }
@@ -80,50 +83,61 @@ pub fn damage(
     network: &str,
     addresses: &[IpNet],
 ) -> Result<Option<String>, NetError> {
-    table().damage(socket, &entries(owner, network, addresses), &[leaving(network)])
+    table().damage(socket, &entries(owner, network, addresses), &chains(network))
 }
 
 fn entries(owner: &Owner, network: &str, addresses: &[IpNet]) -> Vec<(&'static str, Element)> {
-    let chain = chain_of(network);
+    let [leaving, entering] = chain_names(network);
     let entry = |address: &IpNet| {
         let (from, to, key) = match address {
             IpNet::V4(v4) => ("from4", "to4", v4.addr().octets().to_vec()),
             IpNet::V6(v6) => ("from6", "to6", v6.addr().octets().to_vec()),
         };
-        let target = Element::jump(key.clone(), REFUSE, owner.tag());
-        [(from, Element::jump(key, &chain, owner.tag())), (to, target)]
+        let target = Element::jump(key.clone(), &entering, owner.tag());
+        [(from, Element::jump(key, &leaving, owner.tag())), (to, target)]
     };
     addresses.iter().flat_map(entry).collect()
 }
 
-/// The chain for what leaves a network's pods.
-fn leaving(network: &str) -> OnDemand {
-    let mut name = network.as_bytes().to_vec();
+/// The chains for what leaves a network's link and for what enters it.
+fn chains(network: &str) -> [OnDemand; 2] {
+    let [leaving, entering] = chain_names(network);
+    let jump = |chain: &str| Expression::Verdict(Verdict::Jump(chain.to_owned()));
+    let rule = |comment: String, steps: Vec<Expression>| Rule { comment, steps };
+    let stays = [of_link(Meta::OutputName, network), vec![Expression::Verdict(Verdict::Return)]].concat();
+    let from = [of_link(Meta::InputName, network), vec![jump(&leaving)]].concat();
+    let to = [of_link(Meta::OutputName, network), vec![jump(&entering)]].concat();
+    [
+        OnDemand {
+            rules: vec![
+                rule(format!("inside {network}"), stays),
+                rule(format!("out of {network}"), vec![jump(TARGETS)]),
+            ],
+            beside: Some((SOURCES, rule(format!("from {network}"), from))),
+            chain: leaving,
+        },
+        OnDemand {
+            rules: vec![rule(format!("into {network}"), vec![Expression::Verdict(Verdict::Drop)])],
+            beside: Some((TARGETS, rule(format!("to {network}"), to))),
+            chain: entering,
+        },
+    ]
+}
+
+/// Goes on only for packets of a link.
+fn of_link(which: Meta, link: &str) -> Vec<Expression> {
+    let mut name = link.as_bytes().to_vec();
     name.resize(16, 0);
-    let inside = vec![
-        Expression::Meta(Meta::OutputName, 0),
-        Expression::Equal(0, name),
-        Expression::Verdict(Verdict::Return),
-    ];
-    let rules = vec![
-        Rule { comment: format!("inside {network}"), steps: inside },
-        decide("to4", NFPROTO_IPV4, HeaderField::Destination4),
-        decide("to6", NFPROTO_IPV6, HeaderField::Destination6),
-    ];
-    OnDemand { chain: chain_of(network), rules, beside: None }
+    vec![Expression::Meta(which, 0), Expression::Equal(0, name)]
 }
 
 /// Tools accept letters, digits and lines in the names of chains.
-fn chain_of(network: &str) -> String {
+fn chain_names(network: &str) -> [String; 2] {
     let plain = network.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    if plain { format!("leaving_{network}") } else { hashed_name("from", network) }
-}
-
-fn decide(map: &'static str, family: u8, field: HeaderField) -> Rule {
-    let mut steps = of_family(family);
-    steps.push(Expression::Payload(field, 0));
-    steps.push(Expression::Decide { map: map.to_owned(), key: 0 });
-    Rule { comment: format!("pods in {map}"), steps }
+    match plain {
+        true => [format!("out_of_{network}"), format!("into_{network}")],
+        false => [hashed_name("out", network), hashed_name("into", network)],
+    }
 }
 
 fn table() -> Table {
@@ -137,8 +151,8 @@ fn table() -> Table {
     let forward =
         Chain { name: "forward".to_owned(), hook: Some(Hook { kind: "filter", number: 2, priority: -5 }) };
     let map = |name, key| Map { name, key, data: &[Field::Verdict] };
-    let refusal =
-        Rule { comment: "another network".to_owned(), steps: vec![Expression::Verdict(Verdict::Drop)] };
+    let sources = vec![Expression::Verdict(Verdict::Jump(SOURCES.to_owned()))];
+    let collecting = |name: &str| (Chain { name: name.to_owned(), hook: None }, Vec::new());
     Table {
         family: TableFamily::Inet,
         name: "berth_isolation",
@@ -149,13 +163,13 @@ fn table() -> Table {
             map("to6", &[Field::Ipv6]),
         ],
         chains: vec![
-            (Chain { name: REFUSE.to_owned(), hook: None }, vec![refusal]),
+            collecting(TARGETS),
+            collecting(SOURCES),
             (
                 forward,
                 vec![
                     Rule { comment: "published ports".to_owned(), steps: published },
-                    decide("from4", NFPROTO_IPV4, HeaderField::Source4),
-                    decide("from6", NFPROTO_IPV6, HeaderField::Source6),
+                    Rule { comment: "isolated networks".to_owned(), steps: sources },
                 ],
             ),
         ],
