@@ -8,10 +8,11 @@ mod batch;
 mod expression;
 pub mod foreign;
 mod query;
+mod retire;
 mod table;
 pub(crate) mod wire;
 
 pub use batch::{Batch, Chain, Element, Field, Hook, Map, Rule, TableFamily, TableId, Target};
 pub use expression::{Expression, HeaderField, Meta, Verdict};
-pub use query::{FoundRule, chain_exists, element, elements, generation, rules, rules_of};
+pub use query::{FoundRule, GENERATION, chain_exists, element, elements, generation, rules, rules_of};
 pub use table::{Conflict, InsertError, OnDemand, Removed, Table};
