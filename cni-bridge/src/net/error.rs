@@ -78,6 +78,19 @@ impl NetError {
         self.errno() == Some(Errno::OPNOTSUPP)
     }
 
+    /// Whether the kernel has no nf_tables, which shows when a socket is opened or when their generation is asked for.
+    pub fn is_without_nf_tables(&self) -> bool {
+        match self {
+            Self::Socket { source, .. } => {
+                source.raw_os_error() == Some(Errno::PROTONOSUPPORT.raw_os_error())
+            }
+            Self::Refused { what, refusal, .. } => {
+                what == super::nft::GENERATION && refusal.errno == Errno::INVAL
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the thing is not there.
     pub fn is_missing(&self) -> bool {
         matches!(self.errno(), Some(Errno::NOENT | Errno::NODEV | Errno::SRCH | Errno::ADDRNOTAVAIL))

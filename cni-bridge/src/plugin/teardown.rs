@@ -7,6 +7,7 @@ use proto::cni::{Attachment, CniError, ErrorCode, Request};
 
 use super::{collect, isolation, masquerade, veth};
 use crate::ipam;
+use crate::net::NetError;
 use crate::net::link::{self, Link};
 use crate::net::removal::remove;
 use crate::net::socket::Socket;
@@ -21,13 +22,11 @@ pub fn del(request: &Request, attachment: &Attachment, netns: Option<&Path>) -> 
     let mut netfilter = Socket::netfilter();
     let rules = match &mut netfilter {
         Ok(socket) => {
-            let masquerade = masquerade::remove(socket, &owner).map_err(CniError::from);
-            // Asked of the table, not of the configuration, which may have changed since ADD.
-            collect([masquerade, isolation::remove(socket, &owner).map_err(CniError::from)])
+            // Asked of the tables, not of the configuration, which may have changed since ADD.
+            collect([removed(masquerade::remove(socket, &owner)), removed(isolation::remove(socket, &owner))])
         }
-        Err(_) => {
-            netfilter.as_ref().map(|_| ()).map_err(|error| CniError::from_error(ErrorCode::PLUGIN, error))
-        }
+        Err(error) if error.is_without_nf_tables() => Ok(()),
+        Err(error) => Err(CniError::from_error(ErrorCode::PLUGIN, error)),
     };
     let links = veth::remove_link(&owner, attachment, netns, netfilter.ok());
     // Last: nobody may be given them while a rule or a link has them.
@@ -37,6 +36,14 @@ pub fn del(request: &Request, attachment: &Attachment, netns: Option<&Path>) -> 
         Err(error) => Err(error),
     };
     collect([rules, links, addresses])
+}
+
+/// A kernel without nf_tables has no rules to remove.
+fn removed(outcome: Result<(), NetError>) -> Result<(), CniError> {
+    match outcome {
+        Err(error) if error.is_without_nf_tables() => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// Removes what belongs to the network and to no valid attachment.
@@ -68,5 +75,32 @@ pub fn gc(request: &Request) -> Result<(), CniError> {
         None => Ok(()),
         Some(_) => ipam::gc(request),
     };
-    collect([rules.map_err(CniError::from), links.map_err(CniError::from), addresses])
+    collect([removed(rules), links.map_err(CniError::from), addresses])
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::net::{Refusal, nft};
+
+    #[test]
+    fn without_nf_tables_nothing_is_to_be_removed() {
+        let socket = |errno: Errno| NetError::Socket { what: "opening".to_owned(), source: errno.into() };
+        let refused = |what: &str, errno: Errno| NetError::Refused {
+            what: what.to_owned(),
+            position: 0,
+            refusal: Refusal { errno, text: String::new() },
+        };
+        let check = |error: NetError, expect: bool| {
+            let told = error.to_string();
+            assert_eq!(removed(Err(error)).is_ok(), expect, "{told}");
+        };
+        check(socket(Errno::PROTONOSUPPORT), true);
+        check(socket(Errno::MFILE), false);
+        check(refused(nft::GENERATION, Errno::INVAL), true);
+        check(refused(nft::GENERATION, Errno::PERM), false);
+        check(refused("changing nf_tables table berth_masquerade", Errno::INVAL), false);
+    }
 }
