@@ -85,12 +85,13 @@ pub fn ensure_gateway(
     link: &Link,
     gateway: IpNet,
 ) -> Result<(), CniError> {
+    // An address that is there has been settled: each comes under the lock, after those that conflict have gone.
     if !addr::list(socket, link)?.contains(&gateway) {
         let _ordered = Ledger::open(&conf.state_dir)?;
+        settle(socket, conf, asked, link, gateway)?;
         match socket.apply(&[addr::add(link, gateway)]) {
             Err(error) if error.is_exists() => {}
-            Err(error) => return Err(error.into()),
-            Ok(()) => settle(socket, conf, asked, link, gateway)?,
+            other => other?,
         }
     }
     let key = match gateway.addr() {
@@ -100,7 +101,7 @@ pub fn ensure_gateway(
     Ok(sysctl::ensure(key, "1")?)
 }
 
-/// The address is new: an older one that conflicts goes, or the new one does.
+/// The address is new: an older one that conflicts makes way, or the new one must not come.
 fn settle(
     socket: &mut Socket,
     conf: &BridgeConf,
@@ -124,7 +125,6 @@ fn settle(
         return ignore_missing(socket.apply(&changes)).map_err(CniError::from);
     }
     let msg = format!("{:?} already has an IP address different from {gateway}: {first}", link.name);
-    ignore_missing(socket.apply(&[addr::remove(link, gateway)]))?;
     Err(CniError::new(ErrorCode::PLUGIN, msg))
 }
 
