@@ -3,6 +3,8 @@
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 
+use super::batch::{TableFamily, TableId};
+use super::query::chain_exists;
 use super::wire::{Attributes, attribute, attributes, read_comment, text};
 use crate::net::error::NetError;
 use crate::net::socket::{Message, Socket};
@@ -78,11 +80,50 @@ pub fn rules(socket: &mut Socket, place: Place) -> Result<Vec<ForeignRule>, NetE
     Ok(bodies.filter_map(|body| read_rule(body.get(4..)?)).collect())
 }
 
+/// How often a removal is tried again when others remove the same meanwhile.
+const ATTEMPTS: usize = 16;
+
 /// Removes rules, and `chains` with all that is in them. What is gone already is content.
 ///
 /// # Errors
 /// [`NetError`].
 pub fn remove(
+    socket: &mut Socket,
+    place: Place,
+    going: &[ForeignRule],
+    chains: &[String],
+) -> Result<(), NetError> {
+    let (mut going, mut chains) = (going.to_vec(), chains.to_vec());
+    for _ in 0..ATTEMPTS {
+        match remove_at_once(socket, place, &going, &chains) {
+            // One that is gone refuses all: again with what is left.
+            Err(error) if error.is_missing() => {
+                let found = rules(socket, place)?;
+                going.retain(|rule| found.iter().any(|other| other.handle == rule.handle));
+                let mut left = Vec::new();
+                for chain in chains {
+                    let id = TableId { family: family_of(place), name: place.table };
+                    if chain_exists(socket, id, &chain)? {
+                        left.push(chain);
+                    }
+                }
+                chains = left;
+            }
+            outcome => return outcome,
+        }
+    }
+    remove_at_once(socket, place, &going, &chains)
+}
+
+fn family_of(place: Place) -> TableFamily {
+    match place.family {
+        IPV4 => TableFamily::Ip4,
+        IPV6 => TableFamily::Ip6,
+        _ => TableFamily::Inet,
+    }
+}
+
+fn remove_at_once(
     socket: &mut Socket,
     place: Place,
     rules: &[ForeignRule],
@@ -118,10 +159,7 @@ pub fn remove(
     let mut messages = vec![bracket(BATCH_BEGIN)];
     messages.extend(changes);
     messages.push(bracket(BATCH_END));
-    match socket.transact(&messages, at) {
-        Err(error) if error.is_missing() => Ok(()),
-        other => other,
-    }
+    socket.transact(&messages, at)
 }
 
 fn request(what: String, kind: u16, family: u8, attributes: Attributes) -> Message {
