@@ -2,11 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use cni_bridge::net::device;
+use cni_bridge::net::socket::Socket;
+use proto::cni::CniError;
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sockopt};
 use serde_json::{Value, json};
 
 use super::macvlan::{changed, on_wire};
 use super::node::{NetNs, Node, privileged};
+use super::wire::{is_cut_off, serve};
 
 /// Has a pod announce itself as the router of everything.
 fn announce(pod: &NetNs) {
@@ -41,8 +45,7 @@ fn is_not_obeyed(node: &Node, link: &dyn Fn(&Value) -> String) {
     pod.output("ip", &["addr", "add", "fe80::66/64", "dev", "eth0", "nodad"]);
     let heard = || {
         let counts = node.host.output("cat", &[&format!("/proc/net/dev_snmp6/{link}")]);
-        let count =
-            counts.lines().find_map(|line| line.strip_prefix("Icmp6InRouterAdvertisements")).unwrap();
+        let count = counts.lines().find_map(|line| line.strip_prefix("Icmp6InRouterAdvertisements")).unwrap();
         count.trim().parse::<u64>().unwrap()
     };
     let routes = || node.host.output("ip", &["-6", "route", "show", "default"]);
@@ -74,4 +77,81 @@ fn the_host_obeys_no_router_in_a_pod() {
     let (node, _world) = on_wire(changed(|conf| conf["hostShim"] = json!(["192.0.2.250"])));
     let shim = |_: &Value| node.leftovers().into_iter().find(|name| name.starts_with("shim")).unwrap();
     is_not_obeyed(&node, &shim);
+}
+
+#[test]
+fn another_address_is_no_way_out_of_an_isolated_network() {
+    if !privileged() {
+        return;
+    }
+    let conf = |bridge: &str, subnet: &str| {
+        json!({"type": "bridge", "bridge": bridge, "isDefaultGateway": true, "isolateNetworks": true,
+            "ipam": {"type": "host-local", "subnet": subnet}})
+    };
+    let node = Node::with(conf("br-one", "10.8.1.0/24"));
+    let (a, b) = (NetNs::new(), NetNs::new());
+    node.add("a", &a, Value::Null).unwrap();
+    let (node, one) = node.beside("two", conf("br-two", "10.8.2.0/24"));
+    node.add("b", &b, Value::Null).unwrap();
+    serve(&a, "0.0.0.0:1000");
+    serve(&b, "0.0.0.0:1000");
+    a.output("ip", &["addr", "add", "10.8.1.77/24", "dev", "eth0"]);
+    a.output("ip", &["route", "add", "10.8.2.0/24", "via", "10.8.1.1", "src", "10.8.1.77"]);
+    assert!(is_cut_off(&a, "10.8.2.2:1000"), "from an address that nobody gave");
+    b.output("ip", &["addr", "add", "10.8.2.77/24", "dev", "eth0"]);
+    assert!(is_cut_off(&a, "10.8.2.77:1000"), "to an address that nobody gave");
+    node.del("b", Some(&b.path)).unwrap();
+    let rules = node.host.output("nft", &["list", "table", "inet", "berth_isolation"]);
+    assert!(rules.contains("br-one") && !rules.contains("br-two"), "{rules}");
+    let node = Node { list: one, ..node };
+    node.del("a", Some(&a.path)).unwrap();
+    assert_eq!(node.leftovers(), [""; 0]);
+}
+
+#[test]
+fn a_pair_of_its_own_does_not_make_another_pods_link_a_pods() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::with(json!({"type": "bridge", "bridge": "br0",
+        "ipam": {"type": "host-local", "subnet": "10.6.0.0/24"}}));
+    let (a, b) = (NetNs::new(), NetNs::new());
+    node.add("a", &a, Value::Null).unwrap();
+    let victim = node.add("b", &b, Value::Null).unwrap().result.interfaces[1].name.clone();
+    let behind = |pod: &NetNs| {
+        let path = pod.path.clone();
+        let found = node.host.run(move || {
+            let netns = cni_bridge::net::netns::NetNs::open(&path).unwrap();
+            device::host_end::<CniError>(&mut Socket::route().unwrap(), &netns, "eth0").unwrap()
+        });
+        found.map(|link| link.name)
+    };
+    assert_eq!(behind(&b).as_ref(), Some(&victim));
+    assert!(behind(&a).is_some_and(|own| own != victim));
+    let index = |netns: &NetNs, link: &str| {
+        let shown = netns.output("ip", &["-o", "link", "show", link]);
+        shown.split(':').next().unwrap().to_owned()
+    };
+    let (inside, outside) = (index(&b, "eth0"), index(&node.host, &victim));
+    a.output("ip", &["link", "del", "eth0"]);
+    // Its two ends have the indexes of the other pod's pair.
+    let pair =
+        ["link", "add", "eth0", "index", &inside, "type", "veth", "peer", "name", "eth1", "index", &outside];
+    a.output("ip", &pair);
+    assert_eq!(behind(&a), None);
+}
+
+#[test]
+fn an_address_behind_one_port_does_not_move_to_another() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::with(json!({"type": "bridge", "bridge": "br0", "macspoofchk": true,
+        "ipam": {"type": "host-local", "subnet": "10.6.0.0/24"}}));
+    let pod = NetNs::new();
+    let added = node.add("a", &pod, Value::Null).unwrap();
+    let port = added.result.interfaces[1].name.as_str();
+    let entries = node.host.output("bridge", &["fdb", "show", "dev", port]);
+    let own = entries.lines().find(|line| line.starts_with(&added.result.interfaces[2].mac)).unwrap();
+    assert!(own.contains("sticky"), "{own}");
 }
