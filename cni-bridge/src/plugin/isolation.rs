@@ -140,7 +140,8 @@ fn chain_names(network: &str) -> [String; 2] {
     }
 }
 
-fn table() -> Table {
+/// The table of isolated networks.
+pub fn table() -> Table {
     const TRANSLATED: u32 = 1 << 5;
     let published = vec![
         Expression::ConntrackStatus(0),

@@ -3,6 +3,7 @@
 pub mod bandwidth;
 pub mod bridge;
 pub mod child;
+mod connectivity;
 pub mod firewall;
 mod isolation;
 mod keys;

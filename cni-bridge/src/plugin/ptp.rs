@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use proto::cni::result::{Dns, IpConfig};
 use proto::cni::{Attachment, CniError, CniResult, Plugin, Request};
 
-use super::{damaged, keys, masquerade, open_netns, pod, teardown, veth};
+use super::{connectivity, damaged, keys, masquerade, open_netns, pod, teardown, veth};
 use crate::ipam;
 use crate::ipam::range::offset;
 use crate::net::link::{self, Link, VethPair};
@@ -96,6 +96,7 @@ impl Plugin for Ptp {
 
     fn status(&self, request: &Request) -> Result<(), CniError> {
         PtpConf::parse(request)?;
+        connectivity::expect_rules(&[masquerade::table()])?;
         ipam::status(request)
     }
 

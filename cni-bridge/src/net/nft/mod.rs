@@ -7,6 +7,7 @@
 mod batch;
 mod expression;
 pub mod foreign;
+mod hooks;
 mod query;
 mod retire;
 mod table;
@@ -14,5 +15,6 @@ pub(crate) mod wire;
 
 pub use batch::{Batch, Chain, Element, Field, Hook, Map, Rule, TableFamily, TableId, Target};
 pub use expression::{Expression, HeaderField, Meta, Verdict};
+pub use hooks::lost_hook;
 pub use query::{FoundRule, GENERATION, chain_exists, element, elements, generation, rules, rules_of};
 pub use table::{Conflict, InsertError, OnDemand, Removed, Table};

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
-use super::{collect, damaged, prev_result};
+use super::{collect, connectivity, damaged, prev_result};
 use crate::net::link;
 use crate::net::nft::{self, FoundRule};
 use crate::net::socket::Socket;
@@ -73,7 +73,8 @@ impl Plugin for Firewall {
         let reachable = Socket::netfilter().and_then(|mut socket| nft::generation(&mut socket));
         reachable
             .map(|_| ())
-            .map_err(|error| CniError { code: ErrorCode::NOT_AVAILABLE, ..CniError::from(error) })
+            .map_err(|error| CniError { code: ErrorCode::NOT_AVAILABLE, ..CniError::from(error) })?;
+        connectivity::expect_rules(&[isolation::routed(), isolation::bridged()])
     }
 
     fn repair(&self, request: &Request, attachment: &Attachment) -> Result<(), CniError> {

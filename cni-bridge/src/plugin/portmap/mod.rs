@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
 use super::predecessor::{self, Trade};
-use super::{collect, damaged, prev_result};
+use super::{collect, connectivity, damaged, prev_result};
 use crate::net::nft::{self, Table};
 use crate::net::socket::Socket;
 use crate::net::{background, link, route, sysctl};
@@ -121,7 +121,8 @@ impl Plugin for PortMap {
         let reachable = Socket::netfilter().and_then(|mut socket| nft::generation(&mut socket));
         reachable
             .map(|_| ())
-            .map_err(|error| CniError { code: ErrorCode::NOT_AVAILABLE, ..CniError::from(error) })
+            .map_err(|error| CniError { code: ErrorCode::NOT_AVAILABLE, ..CniError::from(error) })?;
+        connectivity::expect_rules(&[conditions::table(), rules::table()])
     }
 }
 
