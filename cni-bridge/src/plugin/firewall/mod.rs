@@ -30,7 +30,12 @@ impl Plugin for Firewall {
     }
 
     fn add(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<CniResult, CniError> {
-        protect(request, attachment)
+        let result = protect(request, attachment)?;
+        // Whether it drops the pod's packets cannot be told from here, so this is no failure.
+        if let Some(warning) = accept::out_of_reach() {
+            eprintln!("firewall: {warning}");
+        }
+        Ok(result)
     }
 
     fn del(&self, request: &Request, attachment: &Attachment, _: Option<&Path>) -> Result<(), CniError> {
