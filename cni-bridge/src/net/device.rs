@@ -3,6 +3,7 @@
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 
 use super::error::NetError;
 use super::link::{self, Link, Mac};
@@ -26,6 +27,8 @@ pub struct Settings {
     pub queue: u32,
     /// Index of the link below it, or of a veth's other end.
     pub lower: Option<u32>,
+    /// The number, in this namespace, of the one that [`Settings::lower`] is in; absent where that is the same.
+    pub lower_netns: Option<i32>,
 }
 
 /// What is to be changed; `None` stays as it is.
@@ -83,6 +86,7 @@ fn read(message: LinkMessage) -> Settings {
             LinkAttribute::TxQueueLen(length) => settings.queue = length,
             LinkAttribute::Address(bytes) => settings.mac = bytes.try_into().map(Mac).unwrap_or_default(),
             LinkAttribute::Link(index) => settings.lower = Some(index),
+            LinkAttribute::LinkNetNsId(number) => settings.lower_netns = Some(number),
             _ => {}
         }
     }
@@ -140,8 +144,26 @@ where
     let inside = netns.run(|| settings(&mut Socket::route()?, ifname))??;
     let Some(Settings { lower: Some(peer), index, .. }) = inside else { return Ok(None) };
     let Some(link) = link::by_index(host, peer)? else { return Ok(None) };
-    let back = settings(host, &link.name)?.and_then(|settings| settings.lower);
-    Ok((link.kind == "veth" && back == Some(index)).then_some(link))
+    let back = settings(host, &link.name)?.unwrap_or_default();
+    // Indexes are the pod's to choose: that of a pair of its own could be that of another pod's.
+    let leads_back = back.lower == Some(index) && back.lower_netns.is_some();
+    let is_ours = link.kind == "veth" && leads_back && back.lower_netns == number_of(host, netns)?;
+    Ok(is_ours.then_some(link))
+}
+
+/// The number of `netns` in the socket's namespace; `None` where it has none.
+fn number_of(socket: &mut Socket, netns: &NetNs) -> Result<Option<i32>, NetError> {
+    let mut query = NsidMessage::default();
+    query.attributes.push(NsidAttribute::Fd(netns.raw_fd() as u32));
+    let what = format!("looking up the number of network namespace {}", netns.path().display());
+    let question = Message::route(what, 0, &RouteNetlinkMessage::GetNsId(query));
+    let answers = socket.ask(&question)?;
+    let Some(answer) = answers.first() else { return Ok(None) };
+    let message: NsidMessage = decode(answer, &question.what)?;
+    Ok(message.attributes.into_iter().find_map(|attribute| match attribute {
+        NsidAttribute::Id(number) => Some(number).filter(|number| *number >= 0),
+        _ => None,
+    }))
 }
 
 /// Makes an intermediate functional block: a link through which packets are sent to be queued. It is of `group` until

@@ -78,6 +78,20 @@ impl NetError {
         self.errno() == Some(Errno::OPNOTSUPP)
     }
 
+    /// Whether the kernel has no nf_tables, which shows when a socket is opened or with the first question to them.
+    pub fn is_without_nf_tables(&self) -> bool {
+        match self {
+            Self::Socket { source, .. } => {
+                source.raw_os_error() == Some(Errno::PROTONOSUPPORT.raw_os_error())
+            }
+            Self::Refused { what, refusal, .. } => {
+                [super::nft::GENERATION, super::nft::TABLES].contains(&what.as_str())
+                    && refusal.errno == Errno::INVAL
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the thing is not there.
     pub fn is_missing(&self) -> bool {
         matches!(self.errno(), Some(Errno::NOENT | Errno::NODEV | Errno::SRCH | Errno::ADDRNOTAVAIL))

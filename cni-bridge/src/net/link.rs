@@ -144,14 +144,12 @@ pub fn list(socket: &mut Socket) -> Result<Vec<Link>, NetError> {
     socket.ask(&question)?.iter().map(|answer| read(answer, &question.what)).collect()
 }
 
-/// Makes a bridge that is up. Its address is given, so that ports coming and going do not change it.
+/// Makes a bridge, down. Its address is given, so that ports coming and going do not change it.
 ///
 /// # Errors
 /// [`NetError`]; [`NetError::is_exists`] where the name is taken.
 pub fn create_bridge(socket: &mut Socket, name: &str, mac: Mac, mtu: Option<u32>) -> Result<(), NetError> {
     let mut message = LinkMessage::default();
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
     message.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
     message.attributes.push(LinkAttribute::Group(OWN_GROUP));

@@ -99,7 +99,8 @@ pub fn expect_behind(link: &Link, mac: Mac, vlan: Option<u16>) -> Message {
     message.header.family = AddressFamily::Bridge;
     message.header.ifindex = link.index;
     message.header.state = NeighbourState::Noarp;
-    message.header.flags = NeighbourFlags::Controller;
+    // Sticky: an address that shows up behind another port does not move there.
+    message.header.flags = NeighbourFlags::Controller | NeighbourFlags::Sticky;
     message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
     message.attributes.extend(vlan.map(NeighbourAttribute::Vlan));
     let what = format!("telling the bridge that {mac} is behind port {}", link.name);

@@ -145,15 +145,13 @@ pub fn create(socket: &mut Socket, wanted: &SubLink<'_>) -> Result<(), NetError>
     link::create(socket, what, message(wanted))
 }
 
-/// As [`create`], for a link of Berth's own that several attachments share, in the group that says so.
+/// As [`create`], for a link of Berth's own that several attachments share, in the group that says so. It is down too.
 ///
 /// # Errors
 /// As [`create`].
 pub fn create_shared(socket: &mut Socket, wanted: &SubLink<'_>) -> Result<(), NetError> {
     let mut message = message(wanted);
     message.attributes.push(LinkAttribute::Group(OWN_GROUP));
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
     link::create(socket, format!("creating {} link {}", wanted.kind.name(), wanted.name), message)
 }
 

@@ -28,6 +28,22 @@ pub fn set_if_present(key: &str, value: &str) -> Result<(), NetError> {
     }
 }
 
+/// Keeps what others announce at `link` from changing this host's IPv6 routes and addresses: pods are behind it. To be
+/// called before it comes up. Without IPv6 there is nothing to do.
+///
+/// # Errors
+/// [`NetError::File`].
+pub fn own_routes(link: &str) -> Result<(), NetError> {
+    for key in ["accept_ra", "autoconf"] {
+        let key = format!("ipv6/conf/{link}/{key}");
+        match ensure(&key, "0") {
+            Err(NetError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
 /// As [`set`], without touching what has the value already: writing may restart what hangs on it.
 ///
 /// # Errors

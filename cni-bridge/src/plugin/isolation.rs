@@ -1,8 +1,12 @@
 //! `isolateNetworks`: pods of networks that say so do not reach each other across networks. Published ports stay
 //! reachable from everywhere.
 //!
-//! Table inet `berth_isolation`: the maps `from4` and `from6` send what each such pod sends to the chain of its
-//! network, which lets it stay in the network; the maps `to4` and `to6` know whom it must not reach outside.
+//! Networks are told apart by the links of the host that they are behind: addresses a pod can give itself.
+//!
+//! Table inet `berth_isolation`: the chain `sources` sends what comes from such a network to the network's own chain,
+//! which lets it stay there; the chain `targets` knows the other such networks. Both hold rules for a network as long
+//! as the maps hold an address of one of its pods; no packet is looked up in these. What is published is what has its
+//! destination rewritten, whoever did that: the proxy of services too.
 
 use std::path::Path;
 
@@ -10,19 +14,17 @@ use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, NetworkName};
 
 use super::claims;
-use super::masquerade::of_family;
 use crate::net::NetError;
 use crate::net::nft::{
-    Chain, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table, TableFamily,
-    Tables, Verdict,
+    Chain, Element, Expression, Field, Hook, Map, Meta, OnDemand, Rule, Table, TableFamily, Tables, Verdict,
 };
 use crate::net::socket::Socket;
 use crate::owner::{Owner, hashed_name, is_stale};
 
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
-/// The chain that refuses.
-const REFUSE: &str = "refuse";
+/// The chain that knows the networks which are not to be left.
+const SOURCES: &str = "sources";
+/// The chain that knows the networks which are not to be entered.
+const TARGETS: &str = "targets";
 
 /// A pod's addresses, behind a link of the host.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +42,7 @@ pub struct Pod<'a> {
 /// # Errors
 /// [`CniError`].
 pub fn add(socket: &mut Socket, base: &Path, pod: Pod<'_>) -> Result<(), CniError> {
-    claims::place(socket, base, &table(), (&entries(pod), &[leaving(pod.network)]), Table::insert)
+    claims::place(socket, base, &table(), (&entries(pod), &chains(pod.network)), Table::insert)
 }
 
 /// Makes lost rules of the pod again.
@@ -51,7 +53,7 @@ pub fn mend(socket: &mut Socket, base: &Path, pod: Pod<'_>) -> Result<(), CniErr
     if damage(socket, pod)?.is_none() {
         return Ok(());
     }
-    claims::place(socket, base, &table(), (&entries(pod), &[leaving(pod.network)]), Table::mend)
+    claims::place(socket, base, &table(), (&entries(pod), &chains(pod.network)), Table::mend)
 }
 
 /// Forgets everything of the owner.
@@ -81,53 +83,65 @@ pub fn gc(
 /// [`NetError`].
 pub fn damage(socket: &mut Socket, pod: Pod<'_>) -> Result<Option<String>, NetError> {
     let wanted = claims::expected(socket, &table(), &entries(pod))?;
-    table().damage(socket, &wanted, &[leaving(pod.network)])
+    table().damage(socket, &wanted, &chains(pod.network))
 }
 
 fn entries(Pod { owner, network, addresses }: Pod<'_>) -> Vec<(&'static str, Element)> {
-    let chain = chain_of(network);
+    let [leaving, entering] = chain_names(network);
     let entry = |address: &IpNet| {
         let (from, to, key) = match address {
             IpNet::V4(v4) => ("from4", "to4", v4.addr().octets().to_vec()),
             IpNet::V6(v6) => ("from6", "to6", v6.addr().octets().to_vec()),
         };
-        let target = Element::jump(key.clone(), REFUSE, owner.tag());
-        [(from, Element::jump(key, &chain, owner.tag())), (to, target)]
+        let target = Element::jump(key.clone(), &entering, owner.tag());
+        [(from, Element::jump(key, &leaving, owner.tag())), (to, target)]
     };
     addresses.iter().flat_map(entry).collect()
 }
 
-/// The chain for what leaves a network's pods.
-fn leaving(network: &str) -> OnDemand {
-    let mut name = network.as_bytes().to_vec();
+/// The chains for what leaves a network's link and for what enters it.
+fn chains(network: &str) -> [OnDemand; 2] {
+    let [leaving, entering] = chain_names(network);
+    let jump = |chain: &str| Expression::Verdict(Verdict::Jump(chain.to_owned()));
+    let rule = |comment: String, steps: Vec<Expression>| Rule { comment, steps };
+    let stays = [of_link(Meta::OutputName, network), vec![Expression::Verdict(Verdict::Return)]].concat();
+    let from = [of_link(Meta::InputName, network), vec![jump(&leaving)]].concat();
+    let to = [of_link(Meta::OutputName, network), vec![jump(&entering)]].concat();
+    [
+        OnDemand {
+            rules: vec![
+                rule(format!("inside {network}"), stays),
+                rule(format!("out of {network}"), vec![jump(TARGETS)]),
+            ],
+            beside: Some((SOURCES, rule(format!("from {network}"), from))),
+            chain: leaving,
+        },
+        OnDemand {
+            rules: vec![rule(format!("into {network}"), vec![Expression::Verdict(Verdict::Drop)])],
+            beside: Some((TARGETS, rule(format!("to {network}"), to))),
+            chain: entering,
+        },
+    ]
+}
+
+/// Goes on only for packets of a link.
+fn of_link(which: Meta, link: &str) -> Vec<Expression> {
+    let mut name = link.as_bytes().to_vec();
     name.resize(16, 0);
-    let inside = vec![
-        Expression::Meta(Meta::OutputName, 0),
-        Expression::Equal(0, name),
-        Expression::Verdict(Verdict::Return),
-    ];
-    let rules = vec![
-        Rule { comment: format!("inside {network}"), steps: inside },
-        decide("to4", NFPROTO_IPV4, HeaderField::Destination4),
-        decide("to6", NFPROTO_IPV6, HeaderField::Destination6),
-    ];
-    OnDemand { chain: chain_of(network), rules, beside: None }
+    vec![Expression::Meta(which, 0), Expression::Equal(0, name)]
 }
 
 /// Tools accept letters, digits and lines in the names of chains.
-fn chain_of(network: &str) -> String {
+fn chain_names(network: &str) -> [String; 2] {
     let plain = network.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    if plain { format!("leaving_{network}") } else { hashed_name("from", network) }
+    match plain {
+        true => [format!("out_of_{network}"), format!("into_{network}")],
+        false => [hashed_name("out", network), hashed_name("into", network)],
+    }
 }
 
-fn decide(map: &'static str, family: u8, field: HeaderField) -> Rule {
-    let mut steps = of_family(family);
-    steps.push(Expression::Payload(field, 0));
-    steps.push(Expression::Decide { map: map.to_owned(), key: 0 });
-    Rule { comment: format!("pods in {map}"), steps }
-}
-
-fn table() -> Table {
+/// The table of isolated networks.
+pub fn table() -> Table {
     const TRANSLATED: u32 = 1 << 5;
     let published = vec![
         Expression::ConntrackStatus(0),
@@ -138,8 +152,8 @@ fn table() -> Table {
     let forward =
         Chain { name: "forward".to_owned(), hook: Some(Hook { kind: "filter", number: 2, priority: -5 }) };
     let map = |name, key| Map { name, key, data: &[Field::Verdict] };
-    let refusal =
-        Rule { comment: "another network".to_owned(), steps: vec![Expression::Verdict(Verdict::Drop)] };
+    let sources = vec![Expression::Verdict(Verdict::Jump(SOURCES.to_owned()))];
+    let collecting = |name: &str| (Chain { name: name.to_owned(), hook: None }, Vec::new());
     Table {
         family: TableFamily::Inet,
         name: "berth_isolation",
@@ -151,13 +165,13 @@ fn table() -> Table {
             claims::CLAIMS,
         ],
         chains: vec![
-            (Chain { name: REFUSE.to_owned(), hook: None }, vec![refusal]),
+            collecting(TARGETS),
+            collecting(SOURCES),
             (
                 forward,
                 vec![
                     Rule { comment: "published ports".to_owned(), steps: published },
-                    decide("from4", NFPROTO_IPV4, HeaderField::Source4),
-                    decide("from6", NFPROTO_IPV6, HeaderField::Source6),
+                    Rule { comment: "isolated networks".to_owned(), steps: sources },
                 ],
             ),
         ],

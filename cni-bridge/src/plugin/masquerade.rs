@@ -162,7 +162,8 @@ pub(super) fn of_family(family: u8) -> Vec<Expression> {
     vec![Expression::Meta(Meta::Family, 0), Expression::Equal(0, vec![family])]
 }
 
-fn table() -> Table {
+/// The table of masqueraded pods.
+pub fn table() -> Table {
     let by_source = |name: &'static str, family: u8, field: HeaderField| {
         let mut steps = of_family(family);
         steps.push(Expression::Payload(field, 0));

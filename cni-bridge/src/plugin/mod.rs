@@ -4,6 +4,7 @@ pub mod bandwidth;
 pub mod bridge;
 pub mod child;
 mod claims;
+mod connectivity;
 pub mod firewall;
 mod isolation;
 pub(crate) mod keys;

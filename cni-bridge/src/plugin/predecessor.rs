@@ -96,6 +96,9 @@ impl Trace {
     }
 }
 
+/// How often a removal is tried again when others remove the same meanwhile.
+const ATTEMPTS: usize = 16;
+
 /// Removes every rule in one of `tables` whose trace `gone` names, with the chains that belong to it.
 ///
 /// # Errors
@@ -107,24 +110,35 @@ pub fn forget(
     gone: &dyn Fn(&Trace) -> bool,
 ) -> Result<(), NetError> {
     for place in present(tables, trade) {
-        let traced = traced(socket, trade, place)?;
-        let going: Vec<&FoundRule> =
-            traced.iter().filter(|(_, trace)| gone(trace)).map(|(rule, _)| rule).collect();
-        let mut chains: Vec<String> = going.iter().filter_map(|rule| rule.jumps_to()).collect();
-        chains.sort_unstable();
-        chains.dedup();
-        let mut batch = Batch::new(place);
-        going.iter().for_each(|rule| batch.delete_rule(&rule.chain, rule.handle));
-        for chain in &chains {
-            batch.flush_chain(chain);
-            batch.delete_chain(chain);
-        }
-        match batch.commit(socket, None) {
-            Err(error) if !error.is_missing() => return Err(error),
-            _ => {}
-        }
+        let mut attempts = 0..ATTEMPTS;
+        while !forget_in(socket, trade, place, gone)? && attempts.next().is_some() {}
     }
     Ok(())
+}
+
+/// Whether all went at once; not where some of it went meanwhile, which refuses all.
+fn forget_in(
+    socket: &mut Socket,
+    trade: Trade,
+    place: TableId<'static>,
+    gone: &dyn Fn(&Trace) -> bool,
+) -> Result<bool, NetError> {
+    let traced = traced(socket, trade, place)?;
+    let going: Vec<&FoundRule> =
+        traced.iter().filter(|(_, trace)| gone(trace)).map(|(rule, _)| rule).collect();
+    let mut chains: Vec<String> = going.iter().filter_map(|rule| rule.jumps_to()).collect();
+    chains.sort_unstable();
+    chains.dedup();
+    let mut batch = Batch::new(place);
+    going.iter().for_each(|rule| batch.delete_rule(&rule.chain, rule.handle));
+    for chain in &chains {
+        batch.flush_chain(chain);
+        batch.delete_chain(chain);
+    }
+    match batch.commit(socket, None) {
+        Err(error) if error.is_missing() => Ok(false),
+        outcome => outcome.map(|()| true),
+    }
 }
 
 /// Whether the reference plugins have made anything of the kind for the owner.

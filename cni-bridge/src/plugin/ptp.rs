@@ -11,7 +11,7 @@ use proto::cni::result::{Dns, IpConfig};
 use proto::cni::{Attachment, CniError, CniResult, Plugin, Request};
 
 use super::pod::{self, Duplicates, Router};
-use super::{attaching, damaged, keys, masquerade, open_netns, teardown, veth};
+use super::{attaching, connectivity, damaged, keys, masquerade, open_netns, teardown, veth};
 use crate::ipam;
 use crate::ipam::range::offset;
 use crate::net::link::{self, Link, VethPair};
@@ -99,6 +99,7 @@ impl Plugin for Ptp {
 
     fn status(&self, request: &Request) -> Result<(), CniError> {
         PtpConf::parse(request)?;
+        connectivity::expect_rules(&[masquerade::table()])?;
         ipam::status(request)
     }
 
@@ -128,6 +129,7 @@ fn connect(
     for ip in &result.ips {
         sysctl::ensure(forwarding(ip.address.addr()), "1")?;
     }
+    sysctl::own_routes(&host_end.name)?;
     host.apply(&host_changes(&host_end, owner, &result))?;
     pod::allow_ipv6(netns, ifname, &result)?;
     inside.apply(&pod_changes(&pod_end, &result))?;

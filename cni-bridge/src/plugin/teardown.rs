@@ -7,8 +7,9 @@ use proto::cni::{Attachment, CniError, ErrorCode, Request};
 
 use super::{collect, detaching, isolation, keys, masquerade, veth};
 use crate::ipam;
+use crate::net::NetError;
 use crate::net::link::{self, Link};
-use crate::net::nft::Tables;
+use crate::net::nft::{self, Tables};
 use crate::net::removal::remove;
 use crate::net::socket::Socket;
 use crate::owner::{Owner, is_stale};
@@ -24,9 +25,8 @@ pub fn del(request: &Request, attachment: &Attachment, netns: Option<&Path>) -> 
     let mut netfilter = Socket::netfilter();
     let rules = match &mut netfilter {
         Ok(socket) => forget_rules(socket, &base, &owner),
-        Err(_) => {
-            netfilter.as_ref().map(|_| ()).map_err(|error| CniError::from_error(ErrorCode::PLUGIN, error))
-        }
+        Err(error) if error.is_without_nf_tables() => Ok(()),
+        Err(error) => Err(CniError::from_error(ErrorCode::PLUGIN, error)),
     };
     let links = veth::remove_link(&owner, attachment, netns, netfilter.ok());
     // Last: nobody may be given them while a rule or a link has them.
@@ -38,9 +38,20 @@ pub fn del(request: &Request, attachment: &Attachment, netns: Option<&Path>) -> 
     collect([rules, links, addresses])
 }
 
+/// A kernel without nf_tables has no rules to remove.
+fn removed(outcome: Result<(), NetError>) -> Result<(), CniError> {
+    match outcome {
+        Err(error) if error.is_without_nf_tables() => Ok(()),
+        other => Ok(other?),
+    }
+}
+
 /// Asked of the tables, not of the configuration, which may have changed since ADD.
 fn forget_rules(socket: &mut Socket, base: &Path, owner: &Owner) -> Result<(), CniError> {
-    let tables = Tables::read(socket)?;
+    let tables = match Tables::read(socket) {
+        Ok(tables) => tables,
+        Err(error) => return removed(Err(error)),
+    };
     let masquerade = masquerade::remove(socket, base, &tables, owner).map_err(CniError::from);
     collect([masquerade, isolation::remove(socket, base, &tables, owner).map_err(CniError::from)])
 }
@@ -55,6 +66,7 @@ pub fn gc(request: &Request) -> Result<(), CniError> {
     let ipam_type = request.conf.ipam_type()?;
     let base = keys::state_dir_or_default(request);
     let rules = Socket::netfilter().and_then(|mut socket| {
+        nft::generation(&mut socket)?;
         masquerade::gc(&mut socket, &base, network, &valid).and(isolation::gc(
             &mut socket,
             &base,
@@ -80,5 +92,33 @@ pub fn gc(request: &Request) -> Result<(), CniError> {
         None => Ok(()),
         Some(_) => ipam::gc(request),
     };
-    collect([rules.map_err(CniError::from), links.map_err(CniError::from), addresses])
+    collect([removed(rules), links.map_err(CniError::from), addresses])
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::net::Refusal;
+
+    #[test]
+    fn without_nf_tables_nothing_is_to_be_removed() {
+        let socket = |errno: Errno| NetError::Socket { what: "opening".to_owned(), source: errno.into() };
+        let refused = |what: &str, errno: Errno| NetError::Refused {
+            what: what.to_owned(),
+            position: 0,
+            refusal: Refusal { errno, text: String::new() },
+        };
+        let check = |error: NetError, expect: bool| {
+            let told = error.to_string();
+            assert_eq!(removed(Err(error)).is_ok(), expect, "{told}");
+        };
+        check(socket(Errno::PROTONOSUPPORT), true);
+        check(socket(Errno::MFILE), false);
+        check(refused(nft::GENERATION, Errno::INVAL), true);
+        check(refused(nft::GENERATION, Errno::PERM), false);
+        check(refused(nft::TABLES, Errno::INVAL), true);
+        check(refused("changing nf_tables table berth_masquerade", Errno::INVAL), false);
+    }
 }

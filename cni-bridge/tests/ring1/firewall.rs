@@ -238,3 +238,32 @@ fn a_policy_needs_a_bridge() {
     assert_eq!(node.leftovers(), [""; 0]);
     node.whole(Verb::Status, None).unwrap();
 }
+
+#[test]
+fn a_legacy_filter_is_told() {
+    if !privileged() || !has_program("iptables-legacy") {
+        return;
+    }
+    let node = Node::with(json!({"type": "ptp", "ipam": {"type": "host-local", "subnet": "10.6.0.0/24"}}));
+    let pod = NetNs::new();
+    let added = node.add("a", &pod, Value::Null).unwrap();
+    let (node, _) = node.beside("filtered", json!({"type": "firewall"}));
+    let told = || {
+        let more = Additions { prev_result: Some(&added.json), ..Additions::default() };
+        let child = node.start(0, Verb::Add, (&attachment("a"), Some(&pod.path)), more);
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(told(), "");
+    node.host.output("sh", &["-c", "iptables-legacy -P FORWARD DROP || true"]);
+    if !node
+        .host
+        .output("sh", &["-c", "cat /proc/thread-self/net/ip_tables_names || true"])
+        .contains("filter")
+    {
+        eprintln!("SKIPPED: the kernel does not have the legacy iptables");
+        return;
+    }
+    assert!(told().starts_with("firewall: the legacy iptables has a table filter on this host"));
+}

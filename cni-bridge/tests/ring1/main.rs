@@ -10,6 +10,7 @@ mod firewall;
 mod flows;
 mod guest;
 mod hostile;
+mod hostile_pods;
 mod loopback;
 mod macvlan;
 mod macvlan_faults;

@@ -129,3 +129,35 @@ fn a_single_address_with_a_gateway_elsewhere_is_enough() {
         .unwrap();
     assert!(error.msg.ends_with("ipam: 10.9.0.7/32 has no gateway, which ptp needs"), "{error}");
 }
+
+#[test]
+fn rules_for_a_subnet_go_with_its_last_pod() {
+    if !privileged() {
+        return;
+    }
+    let with = |v4: &str, v6: &str| {
+        let ipam = json!({"type": "host-local", "ranges": [[{"subnet": v4}], [{"subnet": v6}]]});
+        json!({"type": "ptp", "ipMasq": true, "ipam": ipam})
+    };
+    let node = Node::with(with("10.9.1.0/24", "fd00:9::/64"));
+    let pods: Vec<NetNs> = (0..3).map(|_| NetNs::new()).collect();
+    node.add("a", &pods[0], Value::Null).unwrap();
+    let (node, first) = node.beside("other", with("10.9.2.0/24", "fd00:a::/64"));
+    node.add("b", &pods[1], Value::Null).unwrap();
+    node.add("c", &pods[2], Value::Null).unwrap();
+    let told = |of: &str| {
+        node.host.output("nft", &["list", "table", "inet", "berth_masquerade"]).matches(of).count()
+    };
+    let before = [told("10.9.2.0/24"), told("fd00:a::/64"), told("10.9.1.0/24"), told("fd00:9::/64")];
+    assert!(before.iter().all(|count| *count > 0), "{before:?}");
+    node.del("b", Some(&pods[1].path)).unwrap();
+    assert_eq!(told("inside 10.9.2.0/24"), 1, "another pod is in the subnet");
+    node.del("c", Some(&pods[2].path)).unwrap();
+    let left = [told("10.9.2.0"), told("fd00:a:"), told("fd00-a-"), told("10.9.1.0/24")];
+    assert_eq!(left, [0, 0, 0, before[2]]);
+    // What went comes again.
+    let added = node.add("b", &pods[1], Value::Null).unwrap();
+    node.check("b", &pods[1], Value::Null, &added).unwrap();
+    let node = Node { list: first, ..node };
+    node.del("a", Some(&pods[0].path)).unwrap();
+}

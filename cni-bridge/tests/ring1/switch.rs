@@ -1,9 +1,10 @@
 //! bridge: what its options do to the pods' traffic.
 
-use proto::cni::{ErrorCode, Verb};
+use proto::cni::runtime::Additions;
+use proto::cni::{Attachment, ErrorCode, Verb};
 use serde_json::{Value, json};
 
-use super::node::{NetNs, Node, privileged};
+use super::node::{NetNs, Node, attachment, privileged};
 use super::wire::{connect, is_cut_off, serve, wire};
 
 fn conf(bridge: &str, subnet: &str) -> Value {
@@ -188,4 +189,61 @@ fn two_addresses_are_a_subnet() {
     node.del("a", Some(&pod.path)).unwrap();
     node.whole(Verb::Status, None).unwrap();
     assert_eq!(node.leftovers(), [""; 0]);
+}
+
+/// Of ADDs at the same time on a bridge with an administrator's address, none finds another's gateway and takes it for
+/// settled.
+#[test]
+fn no_add_comes_through_beside_a_foreign_gateway() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::with(json!({"type": "bridge", "bridge": "br0", "isGateway": true,
+        "ipam": {"type": "host-local", "subnet": "10.6.0.0/24"}}));
+    node.host.output("ip", &["link", "add", "br0", "type", "bridge"]);
+    node.host.output("ip", &["addr", "add", "10.98.0.1/16", "dev", "br0"]);
+    let pods: Vec<_> = (0..8).map(|index| (attachment(&format!("c{index}")), NetNs::new())).collect();
+    let start = |(target, pod): &(Attachment, NetNs)| {
+        node.start(0, Verb::Add, (target, Some(&pod.path)), Additions::default())
+    };
+    let running: Vec<_> = pods.iter().map(start).collect();
+    for child in running {
+        let output = child.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(told.contains("already has an IP address different from 10.6.0.1/24"), "{told}");
+    }
+    let addresses = node.host.output("ip", &["-o", "-4", "addr", "show", "br0"]);
+    assert!(addresses.contains("10.98.0.1/16") && !addresses.contains("10.6."), "{addresses}");
+    assert_eq!(node.leftovers(), [""; 0]);
+}
+
+#[test]
+fn status_tells_that_pods_are_cut_off() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::with(json!({"type": "bridge", "bridge": "br0", "isGateway": true, "ipMasq": true,
+        "ipam": {"type": "host-local", "subnet": "10.6.0.0/24"}}));
+    let status = || node.whole(Verb::Status, None).map_err(|error| (error.code, error.msg));
+    let limited = |end: &str| {
+        let (code, msg) = status().unwrap_err();
+        assert_eq!(code, ErrorCode::LIMITED_CONNECTIVITY, "{msg}");
+        assert!(msg.ends_with(end), "{msg}");
+    };
+    assert_eq!(status(), Ok(()), "nobody is there, and ADD turns forwarding on");
+    let pod = NetNs::new();
+    node.add("a", &pod, Value::Null).unwrap();
+    assert_eq!(status(), Ok(()));
+    let forward = |value: &str| {
+        node.host.output("sh", &["-c", &format!("echo {value} > /proc/sys/net/ipv4/ip_forward")])
+    };
+    forward("0");
+    limited("forwarding is off (ipv4/ip_forward), and pods have br0 as their gateway");
+    forward("1");
+    assert_eq!(status(), Ok(()));
+    node.host.output("nft", &["delete", "chain", "inet", "berth_masquerade", "postrouting"]);
+    limited("nf_tables table berth_masquerade has lost its chain postrouting");
+    node.del("a", Some(&pod.path)).unwrap();
+    forward("0");
+    assert_eq!(status(), Ok(()));
 }

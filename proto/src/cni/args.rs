@@ -231,9 +231,9 @@ fn is_identifier(text: &str) -> bool {
         && text.bytes().all(inner)
 }
 
-/// Whether the kernel accepts `text` as an interface name.
+/// Whether the kernel accepts `text` as an interface name, and as nothing but a name: it fills in a number for `%d`.
 fn is_ifname(text: &str) -> bool {
-    let bad = |byte: u8| matches!(byte, b'/' | b':') || !byte.is_ascii_graphic();
+    let bad = |byte: u8| matches!(byte, b'/' | b':' | b'%') || !byte.is_ascii_graphic();
     (1..=15).contains(&text.len()) && text != "." && text != ".." && !text.bytes().any(bad)
 }
 
@@ -298,6 +298,7 @@ mod tests {
         ifname("a/b", false);
         ifname("a:1", false);
         ifname("a b", false);
+        ifname("eth%d", false);
         ifname("", false);
     }
 

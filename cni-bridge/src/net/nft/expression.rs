@@ -22,6 +22,15 @@ pub enum Expression {
         /// Mask, in the order of the bytes.
         mask: Vec<u8>,
     },
+    /// Sets bits of a register that holds 4 bytes in host order.
+    SetBits {
+        /// Register.
+        register: u8,
+        /// The bits.
+        bits: u32,
+    },
+    /// Marks the packet with what the register holds.
+    SetMark(u8),
     /// Goes on only if the register equals the value.
     Equal(u8, Vec<u8>),
     /// Goes on only if the register differs from the value.
@@ -67,6 +76,8 @@ pub enum Expression {
 pub enum Meta {
     /// Protocol of the frame, 2 bytes in network order: 0x0800 IPv4, 0x86dd IPv6.
     EtherType = 1,
+    /// Mark, 4 bytes in host order.
+    Mark = 3,
     /// Index of the link it came in through, 4 bytes in host order.
     InputLink = 4,
     /// Name of the link it leaves through, 16 bytes.
@@ -145,11 +156,11 @@ impl Expression {
 
     fn name(&self) -> &'static str {
         match self {
-            Self::Meta(..) => "meta",
+            Self::Meta(..) | Self::SetMark(_) => "meta",
             Self::Payload(..) => "payload",
             Self::ConntrackStatus(_) => "ct",
             Self::DestinationType(_) => "fib",
-            Self::And { .. } => "bitwise",
+            Self::And { .. } | Self::SetBits { .. } => "bitwise",
             Self::Equal(..) | Self::Differs(..) => "cmp",
             Self::Load { .. } | Self::Decide { .. } => "lookup",
             Self::Verdict(_) => "immediate",
@@ -182,6 +193,14 @@ impl Expression {
                 let zero = vec![0; mask.len()];
                 out.number(1, register(*at)).number(2, register(*at)).number(3, mask.len() as u32);
                 out.nest(4, |data| value(data, mask)).nest(5, |data| value(data, &zero));
+            }
+            Self::SetBits { register: at, bits } => {
+                out.number(1, register(*at)).number(2, register(*at)).number(3, 4);
+                out.nest(4, |data| value(data, &(!bits).to_ne_bytes()));
+                out.nest(5, |data| value(data, &bits.to_ne_bytes()));
+            }
+            Self::SetMark(from) => {
+                out.number(2, Meta::Mark as u32).number(3, register(*from));
             }
             Self::Equal(at, bytes) => compare(out, *at, 0, bytes),
             Self::Differs(at, bytes) => compare(out, *at, 1, bytes),
@@ -272,6 +291,14 @@ mod tests {
         check(
             Expression::Dnat { family: 2, address: 0, port: 1 },
             "08000100 6e617400 24000280 08000100 00000001 08000200 00000002 08000300 00000008 08000500 00000009",
+        );
+        check(
+            Expression::SetBits { register: 0, bits: 0x2000 },
+            "0c000100 62697477 69736500 34000280 08000100 00000008 08000200 00000008 08000300 00000004 0c000480 08000100 ffdfffff 0c000580 08000100 00200000",
+        );
+        check(
+            Expression::SetMark(1),
+            "09000100 6d657461 00000000 14000280 08000200 00000003 08000300 00000009",
         );
         check(Expression::Masquerade, "09000100 6d617371 00000000 04000280");
     }

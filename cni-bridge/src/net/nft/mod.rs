@@ -7,12 +7,18 @@
 
 mod batch;
 mod expression;
+mod hooks;
 mod query;
 mod register;
+mod retire;
 mod table;
 pub(crate) mod wire;
 
 pub use batch::{Batch, Chain, Element, Field, Hook, Map, Rule, TableFamily, TableId, Target};
 pub use expression::{Expression, HeaderField, Meta, Verdict};
-pub use query::{FoundRule, Tables, all_rules, chain_exists, element, elements, generation, rules, rules_of};
+pub use hooks::lost_hook;
+pub use query::{
+    FoundRule, GENERATION, TABLES, Tables, all_rules, chain_exists, element, elements, generation, rules,
+    rules_of,
+};
 pub use table::{Conflict, InsertError, OnDemand, Place, Removed, Table};

@@ -7,13 +7,18 @@ use super::wire::{Attributes, attribute, attributes, read_comment, text};
 use crate::net::error::NetError;
 use crate::net::socket::{Answer, Message, Socket};
 
+/// What [`generation`] is doing, in its errors.
+pub const GENERATION: &str = "reading the generation of nf_tables";
+/// What [`Tables::read`] is doing, in its errors.
+pub const TABLES: &str = "listing nf_tables tables";
+
 /// The generation that every committed batch raises.
 ///
 /// # Errors
-/// [`NetError`].
+/// [`NetError`]; [`NetError::is_without_nf_tables`] where the kernel has none.
 pub fn generation(socket: &mut Socket) -> Result<u32, NetError> {
-    let what = "reading the generation of nf_tables".to_owned();
-    let question = message(what, (TableFamily::Inet, Kind::GetGeneration), 0, Attributes::default());
+    let question =
+        message(GENERATION.to_owned(), (TableFamily::Inet, Kind::GetGeneration), 0, Attributes::default());
     let answers = socket.ask(&question)?;
     let number = answers.first().and_then(|answer| attribute(answer.body.get(4..)?, 1));
     match number.and_then(|bytes| bytes.try_into().ok()) {
@@ -40,6 +45,23 @@ pub fn chain_exists<'a>(
         Err(error) if error.is_missing() => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// How many rules a chain has, and jumps to it there are, together; `None` where it is not there.
+///
+/// # Errors
+/// [`NetError`].
+pub(super) fn uses_of(socket: &mut Socket, table: TableId<'_>, chain: &str) -> Result<Option<u32>, NetError> {
+    let mut body = Attributes::default();
+    body.text(1, table.name).text(3, chain);
+    let what = format!("looking up chain {chain} of nf_tables table {table}");
+    let answers = match socket.ask(&message(what, (table.family, Kind::GetChain), 0, body)) {
+        Ok(answers) => answers,
+        Err(error) if error.is_missing() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let uses = answers.first().and_then(|answer| attribute(answer.body.get(4..)?, 6)?.try_into().ok());
+    Ok(uses.map(u32::from_be_bytes))
 }
 
 /// All elements of a map; `None` where table or map are not there.
@@ -131,9 +153,12 @@ impl Tables {
     /// # Errors
     /// [`NetError`].
     pub fn read(socket: &mut Socket) -> Result<Self, NetError> {
-        let what = "listing nf_tables tables".to_owned();
-        let mut question =
-            message(what, (TableFamily::Inet, Kind::GetTable), NLM_F_DUMP, Attributes::default());
+        let mut question = message(
+            TABLES.to_owned(),
+            (TableFamily::Inet, Kind::GetTable),
+            NLM_F_DUMP,
+            Attributes::default(),
+        );
         // Of every family.
         question.body[0] = 0;
         let table = |body: &[u8]| Some((*body.first()?, text(attribute(body.get(4..)?, 1)?)));

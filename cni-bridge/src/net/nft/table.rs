@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::batch::{Batch, Chain, Element, Map, Rule, TableFamily, TableId, Target};
 use super::query::{Tables, chain_exists, element, elements, elements_at, generation, rules};
 use super::register::{self, OWNED};
+use super::retire;
 use crate::net::error::NetError;
 use crate::net::socket::Socket;
 
@@ -192,15 +193,22 @@ impl Table {
         if register::is_empty(socket, self)? {
             removed.extend(by_listing(socket)?);
         }
+        retire::unused(socket, self, &removed)?;
         Ok(removed)
     }
 
-    /// Removes every element whose owner `gone` names, and the table with the last one; returns them with the
-    /// names of their maps.
+    /// Removes every element whose owner `gone` names, the chains on demand with the last one that jumps there, and the
+    /// table with the last of all; returns them with the names of their maps.
     ///
     /// # Errors
     /// [`NetError`].
     pub fn remove(&self, socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<Removed, NetError> {
+        let removed = self.take_out(socket, gone)?;
+        retire::unused(socket, self, &removed)?;
+        Ok(removed)
+    }
+
+    fn take_out(&self, socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<Removed, NetError> {
         let (mut removed, mut tries) = (Removed::new(), 0);
         loop {
             tries += 1;

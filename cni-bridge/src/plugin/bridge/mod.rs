@@ -10,11 +10,11 @@ use std::path::Path;
 
 use proto::cni::{Attachment, CniError, CniResult, Plugin, Request};
 
-use super::{isolation, masquerade, open_netns, pod, teardown};
+use super::{connectivity, isolation, masquerade, open_netns, pod, teardown};
 use crate::ipam;
 use crate::net::socket::Socket;
 use crate::owner::Owner;
-use conf::BridgeConf;
+use conf::{BridgeConf, Gateway};
 
 /// The plugin.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +46,11 @@ impl Plugin for Bridge {
     fn status(&self, request: &Request) -> Result<(), CniError> {
         let conf = BridgeConf::parse(request)?;
         switch::expect_open(&mut Socket::route()?, &conf)?;
+        connectivity::expect_rules(&[masquerade::table(), isolation::table()])?;
+        if conf.gateway != Gateway::No {
+            let gateway = conf.gateway_link();
+            connectivity::expect_forwarding(&mut Socket::route()?, &request.conf.name, &gateway)?;
+        }
         if conf.has_ipam { ipam::status(request) } else { Ok(()) }
     }
 

@@ -8,6 +8,7 @@ use crate::net::link::{self, Link, PortMode, VethPair};
 use crate::net::netns::{self, NetNs};
 use crate::net::port::{self, Tagging, Vlans};
 use crate::net::socket::{Message, Socket};
+use crate::net::sysctl;
 use crate::owner::{Owner, hashed_name};
 use crate::plugin::{damaged, pod};
 
@@ -97,6 +98,7 @@ pub fn gateway_link(host: &mut Socket, conf: &BridgeConf, bridge: &Link, id: u16
         }
     }
     let (link, port) = (pod::expect_link(host, &name)?, pod::expect_link(host, &inner)?);
+    sysctl::own_routes(&name)?;
     let vlan = Vlans { first: id, last: id, tagging: Tagging::Native };
     let mut changes = vec![link::attach(&port, Some(bridge.index), "")];
     if conf.default_vlan == DefaultVlan::Removed && id != 1 {

@@ -30,6 +30,8 @@ pub fn ensure(socket: &mut Socket, conf: &BridgeConf) -> Result<Link, CniError> 
     if conf.filters_vlans() {
         filter_vlans(socket, &bridge)?;
     }
+    // At every ADD: whoever made the bridge may not have come to it, or not thought of it.
+    sysctl::own_routes(&conf.bridge)?;
     let mut changes = Vec::new();
     if !bridge.up {
         changes.push(link::set_up(&bridge));
@@ -57,10 +59,7 @@ pub fn expect_open(socket: &mut Socket, conf: &BridgeConf) -> Result<(), CniErro
 
 fn create(socket: &mut Socket, conf: &BridgeConf) -> Result<Link, CniError> {
     match link::create_bridge(socket, &conf.bridge, Mac::random()?, conf.mtu) {
-        Ok(()) => {
-            // What the pods' other end announces must not change the host's routing.
-            sysctl::set_if_present(&format!("ipv6/conf/{}/accept_ra", conf.bridge), "0")?;
-        }
+        Ok(()) => {}
         // Another ADD was faster.
         Err(error) if error.is_exists() => {}
         Err(error) => return Err(error.into()),
@@ -100,12 +99,13 @@ pub fn ensure_gateway(
     link: &Link,
     gateway: IpNet,
 ) -> Result<(), CniError> {
+    // An address that is there has been settled: each comes under the lock, after those that conflict have gone.
     if !addr::list(socket, link)?.contains(&gateway) {
         let _ordered = Ledger::open(&conf.state_dir)?;
+        settle(socket, conf, asked, link, gateway)?;
         match socket.apply(&[addr::add(link, gateway)]) {
             Err(error) if error.is_exists() => {}
-            Err(error) => return Err(error.into()),
-            Ok(()) => settle(socket, conf, asked, link, gateway)?,
+            other => other?,
         }
     }
     let key = match gateway.addr() {
@@ -115,7 +115,7 @@ pub fn ensure_gateway(
     Ok(sysctl::ensure(key, "1")?)
 }
 
-/// The address is new: an older one that conflicts goes, or the new one does.
+/// The address is new: an older one that conflicts makes way, or the new one must not come.
 fn settle(
     socket: &mut Socket,
     conf: &BridgeConf,
@@ -139,7 +139,6 @@ fn settle(
         return ignore_missing(socket.apply(&changes)).map_err(CniError::from);
     }
     let msg = format!("{:?} already has an IP address different from {gateway}: {first}", link.name);
-    ignore_missing(socket.apply(&[addr::remove(link, gateway)]))?;
     Err(CniError::new(ErrorCode::PLUGIN, msg))
 }
 

@@ -9,6 +9,7 @@ use crate::net::removal;
 use crate::net::route;
 use crate::net::socket::Socket;
 use crate::net::sublink::{self, Kind, SubLink};
+use crate::net::sysctl;
 use crate::owner::{Owner, hashed_name};
 
 /// A parent that is there, or will be.
@@ -83,12 +84,16 @@ pub fn ensure(host: &mut Socket, conf: &ChildConf, plan: &Plan, ledger: &Ledger)
         make(host, &plan.name, made, conf.mtu)?;
         found = link::get(host, &plan.name)?;
     }
-    let parent = found.ok_or_else(|| gone(&plan.name))?;
+    let mut parent = found.ok_or_else(|| gone(&plan.name))?;
     if is_own(&parent) {
         count_here(host, &parent, ledger)?;
     }
+    if plan.made.is_some() {
+        sysctl::own_routes(&plan.name)?;
+    }
     if is_own(&parent) && !parent.up {
         host.apply(&[link::set_up(&parent)])?;
+        parent.up = true;
     } else {
         fits(&parent, conf)?;
     }

@@ -15,7 +15,7 @@ use crate::net::link::{self, Link};
 use crate::net::route::{self, Route};
 use crate::net::socket::Socket;
 use crate::net::sublink::{self, Kind, SubLink};
-use crate::net::{NetError, addr};
+use crate::net::{NetError, addr, sysctl};
 use crate::owner::hashed_name;
 use crate::plugin::damaged;
 
@@ -43,6 +43,7 @@ pub fn ensure(
         sublink::create_shared(host, &wanted)?;
     }
     let shim = crate::plugin::pod::expect_link(host, name)?;
+    sysctl::own_routes(name)?;
     let mut changes = vec![link::set_up(&shim)];
     changes.extend(own.iter().map(|address| addr::add_unrouted(&shim, IpNet::from(*address)).or_exists()));
     changes.extend(

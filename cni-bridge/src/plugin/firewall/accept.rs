@@ -166,6 +166,20 @@ fn everything(
     Ok(Some(batch))
 }
 
+/// Where the legacy `iptables` filters on this host, in words: what it drops in FORWARD no rule here brings back.
+pub fn out_of_reach() -> Option<String> {
+    for (program, names) in [("iptables", "ip_tables_names"), ("ip6tables", "ip6_tables_names")] {
+        let used = std::fs::read_to_string(format!("/proc/thread-self/net/{names}")).unwrap_or_default();
+        if used.lines().any(|table| table == "filter") {
+            return Some(format!(
+                "the legacy {program} has a table filter on this host, which is not reached from here: its chain \
+                 {HOOK} must accept what pods send and receive"
+            ));
+        }
+    }
+    None
+}
+
 /// What is missing, in words; `None` where no `iptables` needs it.
 ///
 /// # Errors

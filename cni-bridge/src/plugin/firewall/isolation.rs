@@ -193,7 +193,8 @@ fn to_pods(start: [Vec<Expression>; 2]) -> Vec<Rule> {
     start.into_iter().zip(fields).map(rule).collect()
 }
 
-fn routed() -> Table {
+/// The table for what the host routes.
+pub fn routed() -> Table {
     Table {
         family: TableFamily::Inet,
         name: "berth_firewall",
@@ -205,7 +206,8 @@ fn routed() -> Table {
     }
 }
 
-fn bridged() -> Table {
+/// The table for what a bridge forwards.
+pub fn bridged() -> Table {
     let of_type = |number: u16| {
         vec![Expression::Meta(Meta::EtherType, 0), Expression::Equal(0, number.to_be_bytes().to_vec())]
     };

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
-use super::{attaching, collect, damaged, detaching, prev_result};
+use super::{attaching, collect, connectivity, damaged, detaching, prev_result};
 use crate::net::link;
 use crate::net::nft::{self, FoundRule};
 use crate::net::socket::Socket;
@@ -30,7 +30,12 @@ impl Plugin for Firewall {
     }
 
     fn add(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<CniResult, CniError> {
-        protect(request, attachment)
+        let result = protect(request, attachment)?;
+        // Whether it drops the pod's packets cannot be told from here, so this is no failure.
+        if let Some(warning) = accept::out_of_reach() {
+            eprintln!("firewall: {warning}");
+        }
+        Ok(result)
     }
 
     fn del(&self, request: &Request, attachment: &Attachment, _: Option<&Path>) -> Result<(), CniError> {
@@ -74,7 +79,8 @@ impl Plugin for Firewall {
         let reachable = Socket::netfilter().and_then(|mut socket| nft::generation(&mut socket));
         reachable
             .map(|_| ())
-            .map_err(|error| CniError { code: ErrorCode::NOT_AVAILABLE, ..CniError::from(error) })
+            .map_err(|error| CniError { code: ErrorCode::NOT_AVAILABLE, ..CniError::from(error) })?;
+        connectivity::expect_rules(&[isolation::routed(), isolation::bridged()])
     }
 
     fn repair(&self, request: &Request, attachment: &Attachment) -> Result<(), CniError> {

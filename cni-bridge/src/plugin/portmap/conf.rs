@@ -115,8 +115,9 @@ impl PortMapConf {
 }
 
 /// Checks the keys that choose between ways to do the same. `backend` may name either of the reference's; the rules
-/// are those of nf_tables. No packet is marked, so neither of the keys for marks has an effect: what they arrange, that
-/// sources are rewritten on the way to the pod, is done all the same.
+/// are those of nf_tables, which all networks share: they mark packets with bit 13, the reference's default, and neither
+/// of the keys for marks has an effect. What these arrange, that sources are rewritten on the way to the pod, is done
+/// all the same.
 fn refuse_backend(top: &Object<'_>) -> Result<(), CniError> {
     match top.string("backend")? {
         None | Some("" | "iptables" | "nftables") => {}

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
 use super::predecessor::{self, Trace, Trade};
-use super::{attaching, collect, damaged, detaching, keys, prev_result};
+use super::{attaching, collect, connectivity, damaged, detaching, keys, prev_result};
 use crate::net::nft::{self, Table, Tables};
 use crate::net::socket::Socket;
 use crate::net::{NetError, background, link, route, sysctl};
@@ -130,7 +130,8 @@ impl Plugin for PortMap {
         let reachable = Socket::netfilter().and_then(|mut socket| nft::generation(&mut socket));
         reachable
             .map(|_| ())
-            .map_err(|error| CniError { code: ErrorCode::NOT_AVAILABLE, ..CniError::from(error) })
+            .map_err(|error| CniError { code: ErrorCode::NOT_AVAILABLE, ..CniError::from(error) })?;
+        connectivity::expect_rules(&[conditions::table(), rules::table()])
     }
 }
 

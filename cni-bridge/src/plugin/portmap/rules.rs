@@ -2,7 +2,7 @@
 //!
 //! Table inet `berth_portmap`: packets to an address of this host are looked up by protocol and port, first with
 //! their destination address (`addrs4`, `addrs6`), then without (`ports4`, `ports6`), and sent to the pod that is
-//! found. `pods4` and `pods6` lead from a pod to the chain that rewrites sources which could not be answered.
+//! found, with a mark. Of marked packets, `pods4` and `pods6` lead from a pod to the chain that rewrites sources which could not be answered.
 //!
 //! Table inet `berth_localnet`: routing packets from 127.0.0.1 to a pod needs `route_localnet` on the link to it,
 //! which would also let pods reach what listens on the host's loopback only. Its rules forbid that, and stay as long
@@ -24,6 +24,11 @@ const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 const ROUTE_LOCAL: u32 = 2;
 const DESTINATION_NAT: u32 = 0x20;
+/// The mark of a packet whose destination was rewritten here: what others send to a pod, a service's proxy for one, is
+/// theirs to masquerade. The bit is the one that the reference plugin uses unless told otherwise.
+const PUBLISHED: u32 = 1 << 13;
+/// A register behind those that a look-up fills.
+const SPARE: u8 = 8;
 /// Index of `lo` in every network namespace.
 const LO: u32 = 1;
 
@@ -241,6 +246,9 @@ fn look_up(map: String, mut steps: Vec<Expression>, family: u8, width: u8) -> Ru
         Expression::Meta(Meta::Protocol, width),
         Expression::Payload(HeaderField::DestinationPort, width + 1),
         Expression::Load { map: map.clone(), key: 0, into: 0 },
+        Expression::Meta(Meta::Mark, SPARE),
+        Expression::SetBits { register: SPARE, bits: PUBLISHED },
+        Expression::SetMark(SPARE),
         Expression::Dnat { family, address: 0, port: address_width },
     ]);
     Rule { comment: format!("published in {map}"), steps }
@@ -251,6 +259,9 @@ fn to_pod(map: &'static str, family: u8, field: HeaderField) -> Rule {
     let mut steps = vec![
         Expression::ConntrackStatus(0),
         Expression::And { register: 0, mask: DESTINATION_NAT.to_ne_bytes().to_vec() },
+        Expression::Differs(0, vec![0; 4]),
+        Expression::Meta(Meta::Mark, 0),
+        Expression::And { register: 0, mask: PUBLISHED.to_ne_bytes().to_vec() },
         Expression::Differs(0, vec![0; 4]),
     ];
     steps.extend(of_family(family));
