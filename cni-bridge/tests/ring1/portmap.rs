@@ -112,24 +112,6 @@ fn host_addresses_and_udp() {
     assert_eq!(echoed, b"hello");
 }
 
-/// What a service's proxy sends to a pod, through rules of its own, arrives with its source.
-#[test]
-fn what_others_send_to_a_pod_keeps_its_source() {
-    if !privileged() {
-        return;
-    }
-    let node = Node::new(|json| json["plugins"][1]["masqAll"] = true.into());
-    let (pod, world) = (NetNs::new(), NetNs::new());
-    wire(&node.host, &world, ("192.0.2.1/24", "192.0.2.2/24"));
-    node.add("a", &pod, ports(12000)).unwrap();
-    serve(&pod, "0.0.0.0:80");
-    let proxy = "table ip proxy { chain pre { type nat hook prerouting priority -110; \
-        ip daddr 192.0.2.1 tcp dport 9999 dnat to 10.211.64.2:80; }; }";
-    node.host.output("nft", &[proxy]);
-    assert_eq!(connect(&world, "192.0.2.1:12000"), Ok("10.211.64.1".to_owned()));
-    assert_eq!(connect(&world, "192.0.2.1:9999"), Ok("192.0.2.2".to_owned()));
-}
-
 /// How many UDP flows a pod answers.
 fn flows_of(node: &Node, pod: IpAddr) -> usize {
     node.host.run(move || {
