@@ -17,6 +17,7 @@ mod node;
 mod portmap;
 mod ptp;
 mod repair;
+mod result;
 mod switch;
 mod tuning;
 mod wire;
