@@ -87,6 +87,7 @@ pub fn remove(
     // What cannot be locked must go all the same.
     let _turn = Turn::take(base, Subject::Claims).ok();
     let mut removed = hand_over(socket, table, gone)?;
+    table.retire(socket, &removed)?;
     removed.extend(table.remove(socket, gone)?);
     Ok(removed)
 }
@@ -113,6 +114,7 @@ pub fn remove_of(
     // An heir has an element that was not noted as its own.
     let gone = |tag: &str| tag == owner.tag();
     let mut removed = hand_over(socket, table, &gone)?;
+    table.retire(socket, &removed)?;
     removed.extend(table.remove(socket, &gone)?);
     Ok(removed)
 }

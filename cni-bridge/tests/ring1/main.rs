@@ -22,6 +22,7 @@ mod ptp;
 mod races;
 mod register;
 mod repair;
+mod result;
 mod sources;
 mod status;
 mod switch;

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use cni_bridge::net::nft::foreign::{self, Place};
-use cni_bridge::net::socket::Socket;
 use proto::cni::Verb;
 use serde_json::{Value, json};
 
@@ -95,30 +93,6 @@ fn the_reference_can_undo_and_the_rest_is_collected() {
     node.list = proto::cni::NetConfList::parse(json.to_string().as_bytes()).unwrap();
     node.whole(Verb::Gc, Some(&[])).unwrap();
     assert_eq!(node.leftovers(), [""; 0]);
-}
-
-/// One rule of several is gone when they are removed: the others go all the same.
-#[test]
-fn a_rule_that_is_gone_holds_no_other() {
-    if !privileged() {
-        return;
-    }
-    let netns = NetNs::new();
-    let theirs = "table ip theirs { chain other { accept; }; chain post { \
-        oif 1 jump other comment \"one\"; oif 1 accept comment \"two\"; oif 1 drop comment \"kept\"; }; }";
-    netns.output("nft", &[theirs]);
-    let place = Place { family: foreign::IPV4, table: "theirs" };
-    let found = netns.run(move || foreign::rules(&mut Socket::netfilter().unwrap(), place).unwrap());
-    let going: Vec<_> =
-        found.into_iter().filter(|rule| ["one", "two"].contains(&rule.comment.as_str())).collect();
-    assert_eq!(going.len(), 2);
-    netns.output("nft", &["delete", "rule", "ip", "theirs", "post", "handle", &going[0].handle.to_string()]);
-    netns.run(move || {
-        let chains = ["other".to_owned(), "absent".to_owned()];
-        foreign::remove(&mut Socket::netfilter().unwrap(), place, &going, &chains).unwrap();
-    });
-    let left = netns.output("nft", &["list", "table", "ip", "theirs"]);
-    assert!(left.contains("kept") && !left.contains("two") && !left.contains("other"), "{left}");
 }
 
 /// What a service's proxy sends to a pod, through rules of its own, arrives with its source.

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use cni_bridge::net::conntrack::{Flow, forget};
 use cni_bridge::net::socket::Socket;
-use proto::cni::runtime::Additions;
-use proto::cni::{ErrorCode, Verb};
+use proto::cni::ErrorCode;
 use serde_json::{Value, json};
 
-use super::node::{Added, NetNs, Node, attachment, privileged};
+use super::node::{Added, NetNs, Node, privileged};
 use super::wire::{connect, serve, wire};
 
 fn ports(host: u16) -> Value {
@@ -262,28 +261,6 @@ fn check_finds_damage() {
     check(&["nft", "delete", "table", "inet", "berth_portmap"]);
     check(&["nft", "delete", "table", "inet", "berth_localnet"]);
     check(&["sh", "-c", "echo 0 > /proc/sys/net/ipv4/conf/berth0/route_localnet"]);
-}
-
-#[test]
-fn the_interface_that_is_asked_about_gets_the_ports() {
-    if !privileged() {
-        return;
-    }
-    let node = Node::new(|_| {});
-    let pod = NetNs::new();
-    let added = node.add("a", &pod, Value::Null).unwrap();
-    let mut other = added.json.clone();
-    other["interfaces"].as_array_mut().unwrap().push(json!({"name": "net1", "sandbox": pod.path}));
-    other["ips"].as_array_mut().unwrap().insert(0, json!({"address": "10.99.0.2/24", "interface": 3}));
-    let (target, capabilities) = (attachment("a"), json!({"portMappings": ports(12000)}));
-    let more = Additions {
-        capability_args: capabilities.as_object(),
-        prev_result: Some(&other),
-        valid_attachments: None,
-    };
-    node.call(1, Verb::Add, (&target, Some(&pod.path)), more).unwrap();
-    let rules = node.host.output("nft", &["list", "map", "inet", "berth_portmap", "ports4"]);
-    assert!(rules.contains("10.211.64.2 . ") && !rules.contains("10.99.0.2"), "{rules}");
 }
 
 #[test]

@@ -193,7 +193,7 @@ impl Table {
         if register::is_empty(socket, self)? {
             removed.extend(by_listing(socket)?);
         }
-        retire::unused(socket, self, &removed)?;
+        self.retire(socket, &removed)?;
         Ok(removed)
     }
 
@@ -204,8 +204,16 @@ impl Table {
     /// [`NetError`].
     pub fn remove(&self, socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<Removed, NetError> {
         let removed = self.take_out(socket, gone)?;
-        retire::unused(socket, self, &removed)?;
+        self.retire(socket, &removed)?;
         Ok(removed)
+    }
+
+    /// Removes the chains on demand that elements of `removed` jumped to, where those were the last.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn retire(&self, socket: &mut Socket, removed: &Removed) -> Result<(), NetError> {
+        retire::unused(socket, self, removed)
     }
 
     fn take_out(&self, socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<Removed, NetError> {

@@ -32,6 +32,7 @@ fn small() -> Value {
         "small",
         json!([
             {"type": "bridge", "bridge": "small0", "isGateway": true, "ipMasq": true, "portIsolation": true,
+             "isolateNetworks": true,
              "ipam": {"type": "host-local",
                       "ranges": [[{"subnet": "10.121.0.0/28"}], [{"subnet": "fd00:121::/120"}]]}},
             {"type": "portmap", "capabilities": {"portMappings": true}, "snat": false},
@@ -44,7 +45,7 @@ fn plain() -> Value {
     list(
         "plain",
         json!([
-            {"type": "bridge", "bridge": "plain0",
+            {"type": "bridge", "bridge": "plain0", "promiscMode": true,
              "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.122.0.0/24"}]]}},
         ]),
     )
@@ -79,13 +80,13 @@ fn chained() -> Value {
     )
 }
 
-/// Links on top of one of the host's.
+/// Links on top of one of the host's, which has a link of its own among them.
 fn child() -> Value {
     list(
         "child",
         json!([
-            {"type": "macvlan", "master": "wire0", "mode": "bridge",
-             "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.125.0.0/24"}]]}},
+            {"type": "macvlan", "master": "wire0", "mode": "bridge", "hostShim": ["10.125.0.250"], "promiscMode": true,
+             "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.125.0.0/24", "rangeEnd": "10.125.0.240"}]]}},
         ]),
     )
 }
