@@ -62,7 +62,8 @@ fuzz: packages ## FUZZ_SECONDS (5) of libFuzzer on each codec of what stream cli
 
 .PHONY: test-e2e
 test-e2e: setup build ## the real binaries with real peers; leak diff after every case
-	$(e2e) --test harness --test image_cli --test crash --test interruptions --test kubelet $(one_by_one)
+	$(e2e) --test harness --test image_cli --test crash --test silence --test interruptions --test kubelet \
+	  --test kubelet_streams --test streaming_tls $(one_by_one)
 	$(e2e) --test cni_mixed --test cni_random --test cni_gc $(one_by_one)
 	for handler in crun runc youki; do \
 	  E2E_HANDLER=$$handler $(e2e) --test runtime --test namespaces --test userns --test bad_input --test crictl \

@@ -1,5 +1,7 @@
 //! One case: a node in its settled state, a client of it, and the leak diff that must be empty at the end.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use proto::cri as api;
 
@@ -9,6 +11,10 @@ use crate::gate;
 use crate::image::set::BUSYBOX;
 use crate::leaks::Snapshot;
 use crate::node::Node;
+use crate::wait;
+
+/// How long the end of a pod may take to be told.
+const DEAD: Duration = Duration::from_secs(30);
 
 /// A node on which one case runs.
 pub struct Case {
@@ -32,6 +38,27 @@ impl Case {
         warm_up(&cri).await.context("the first pod")?;
         let before = node.settled_snapshot()?;
         Ok(Some(Self { node, cri, before }))
+    }
+
+    /// Starts a daemon in place of the one that is gone.
+    pub async fn restart_daemon(&mut self) -> Result<()> {
+        self.node.start_daemon()?;
+        self.cri = self.node.cri().await?;
+        Ok(())
+    }
+
+    /// Expects that the pod is reported as dead, its container with an end that nobody saw, and that it is so.
+    pub async fn expect_dead(&self, pod_id: &str, container: &str) -> Result<()> {
+        let status = self.cri.exited(container, DEAD).await?;
+        ensure!((status.exit_code, status.reason.as_str()) == (255, "Unknown"), "{status:?}");
+        wait::until_async("the pod's end", DEAD, || async {
+            ensure!(self.cri.pod_status(pod_id).await?.state() == api::PodSandboxState::SandboxNotready);
+            Ok(())
+        })
+        .await?;
+        let alive = self.node.ancestry().of_pod(pod_id)?;
+        ensure!(alive.is_empty(), "{alive:?} live on");
+        Ok(())
     }
 
     /// Ends the case: fails with what is left.

@@ -24,10 +24,6 @@ const ROUNDS: u64 = 40;
 /// Longest time from the beginning of a step to the kill, in microseconds.
 const LATEST_KILL: u64 = 80_000;
 
-/// Longest restart of a daemon that finds a monitor which does not answer.
-const WEDGED_RESTART: Duration = Duration::from_secs(20);
-/// Longest removal of a pod whose monitor does not answer.
-const WEDGED_REMOVAL: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(30);
 
 fn number(variable: &str) -> Option<u64> {
@@ -154,75 +150,8 @@ async fn random_kills_of_the_daemon_lose_nothing() -> Result<()> {
     case.close()
 }
 
-async fn restart(case: &mut Case) -> Result<()> {
-    case.node.start_daemon()?;
-    case.cri = case.node.cri().await?;
-    Ok(())
-}
-
 fn signal(pid: i32, signal: Signal) -> Result<()> {
     Ok(kill_process(Pid::from_raw(pid).context("no process")?, signal)?)
-}
-
-/// The pod is reported as dead, and is so.
-async fn expect_dead(case: &Case, pod_id: &str, container: &str) -> Result<()> {
-    let status = case.cri.exited(container, SOON).await?;
-    ensure!((status.exit_code, status.reason.as_str()) == (255, "Unknown"), "{status:?}");
-    wait::until_async("the pod's end", SOON, || async {
-        ensure!(case.cri.pod_status(pod_id).await?.state() == PodSandboxState::SandboxNotready);
-        Ok(())
-    })
-    .await?;
-    let alive = case.node.ancestry().of_pod(pod_id)?;
-    ensure!(alive.is_empty(), "{alive:?} live on");
-    Ok(())
-}
-
-/// Whether there is a daemon when a monitor dies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Daemon {
-    Serves,
-    IsDown,
-}
-
-async fn a_monitor_dies(test: &str, daemon: Daemon) -> Result<()> {
-    let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
-    if !case.is_berth() {
-        return case.close();
-    }
-    let own = api::NamespaceOption { pid: api::NamespaceMode::Container.into(), ..Default::default() };
-    for (name, namespaces) in [("own", own), ("shared", api::NamespaceOption::default())] {
-        let pod = with_namespaces(case.cri.pod(name), namespaces);
-        let (pod_id, sleeper) = case.sleeper(&pod).await?;
-        let job = container("job", BUSYBOX, &["sh", "-c", "exit 7"]);
-        let job = case.cri.launch(&pod_id, &job, &pod).await?;
-        case.cri.exited(&job, SOON).await?;
-        let monitor = case.node.ancestry().monitor(&pod_id)?;
-        if daemon == Daemon::IsDown {
-            case.node.kill_daemon()?;
-        }
-        let killed = std::time::Instant::now();
-        signal(monitor, Signal::KILL)?;
-        if daemon == Daemon::IsDown {
-            restart(&mut case).await?;
-        }
-        expect_dead(&case, &pod_id, &sleeper).await?;
-        eprintln!("{daemon:?}, {name}: reported {:?} after the monitor's death", killed.elapsed());
-        ensure!(case.cri.status(&job).await?.exit_code == 7);
-        case.cri.end_pod(&pod_id).await?;
-        case.settle()?;
-    }
-    case.close()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_monitor_is_noticed() -> Result<()> {
-    a_monitor_dies("a_killed_monitor_is_noticed", Daemon::Serves).await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_monitor_is_found_at_the_restart() -> Result<()> {
-    a_monitor_dies("a_killed_monitor_is_found_at_the_restart", Daemon::IsDown).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,87 +183,6 @@ async fn a_monitor_killed_at_any_call_leaves_nothing() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wedged_monitor_harms_its_own_pod_only() -> Result<()> {
-    let test = "a_wedged_monitor_harms_its_own_pod_only";
-    let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
-    if !case.is_berth() {
-        return case.close();
-    }
-    let (good, good_server) = case.sleeper(&case.cri.pod("good")).await?;
-    for daemon in [Daemon::IsDown, Daemon::Serves] {
-        let (bad, bad_server) = case.sleeper(&case.cri.pod("bad")).await?;
-        signal(case.node.ancestry().monitor(&bad)?, Signal::STOP)?;
-        ensure!(case.cri.shell(&good_server, "echo here").await? == "here\n");
-        let begun = std::time::Instant::now();
-        if daemon == Daemon::IsDown {
-            case.node.kill_daemon()?;
-            restart(&mut case).await?;
-            ensure!(begun.elapsed() < wait::scaled(WEDGED_RESTART), "the restart took {:?}", begun.elapsed());
-            expect_dead(&case, &bad, &bad_server).await?;
-        }
-        case.cri.end_pod(&bad).await?;
-        eprintln!("{daemon:?}: gone after {:?}", begun.elapsed());
-        ensure!(begun.elapsed() < wait::scaled(WEDGED_REMOVAL), "the removal took {:?}", begun.elapsed());
-        ensure!(case.cri.shell(&good_server, "echo here").await? == "here\n");
-    }
-    case.cri.end_pod(&good).await?;
-    case.close()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_monitor_that_is_slow_at_a_restart_keeps_its_pod() -> Result<()> {
-    let test = "a_monitor_that_is_slow_at_a_restart_keeps_its_pod";
-    let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
-    if !case.is_berth() {
-        return case.close();
-    }
-    let pod = case.cri.pod("slow");
-    let (pod_id, server) = case.sleeper(&pod).await?;
-    let monitor = case.node.ancestry().monitor(&pod_id)?;
-    case.node.kill_daemon()?;
-    signal(monitor, Signal::STOP)?;
-    restart(&mut case).await?;
-    let status = case.cri.status(&server).await?;
-    ensure!(status.state() == ContainerState::ContainerRunning, "{status:?}");
-    signal(monitor, Signal::CONT)?;
-    wait::until_async("an answer from the container", SOON, || async {
-        let said = case.cri.shell(&server, "echo here").await?;
-        ensure!(said == "here\n", "{said:?}");
-        Ok(())
-    })
-    .await?;
-    let job = container("job", BUSYBOX, &["sh", "-c", "exit 5"]);
-    let job = case.cri.launch(&pod_id, &job, &pod).await?;
-    ensure!(case.cri.exited(&job, SOON).await?.exit_code == 5);
-    case.cri.end_pod(&pod_id).await?;
-    case.close()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stop_of_the_daemon_does_not_wait_for_calls_without_end() -> Result<()> {
-    let test = "a_stop_of_the_daemon_does_not_wait_for_calls_without_end";
-    let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
-    if !case.is_berth() {
-        return case.close();
-    }
-    let (pod_id, server) = case.sleeper(&case.cri.pod("busy")).await?;
-    let cri = case.node.cri().await?;
-    let (id, line) = (server.clone(), "echo $$ > /tmp/began; exec sleep 1000");
-    let call = tokio::spawn(async move { cri.exec(&id, &["sh", "-c", line], 0).await.is_err() });
-    wait::until_async("the command", SOON, || async {
-        ensure!(!case.cri.shell(&server, "cat /tmp/began").await?.is_empty());
-        Ok(())
-    })
-    .await?;
-    case.node.stop_daemon()?;
-    ensure!(call.await?, "the call was answered");
-    restart(&mut case).await?;
-    ensure!(case.cri.shell(&server, "echo here").await? == "here\n");
-    case.cri.end_pod(&pod_id).await?;
-    case.close()
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_reboot_ends_pods_and_keeps_their_records() -> Result<()> {
     let test = "a_reboot_ends_pods_and_keeps_their_records";
     let Some(mut case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
@@ -343,7 +191,7 @@ async fn a_reboot_ends_pods_and_keeps_their_records() -> Result<()> {
     }
     case.node.kill_daemon()?;
     case.node.own_boot_id()?;
-    restart(&mut case).await?;
+    case.restart_daemon().await?;
     case.accept_present_state()?;
     let mut pod = case.cri.pod("reboot");
     pod.port_mappings = vec![api::PortMapping { container_port: 80, host_port: 18081, ..Default::default() }];
@@ -354,8 +202,8 @@ async fn a_reboot_ends_pods_and_keeps_their_records() -> Result<()> {
     let created = case.cri.create(&pod_id, &container("created", BUSYBOX, &["true"]), &pod).await?;
     case.node.kill_daemon()?;
     case.node.reboot()?;
-    restart(&mut case).await?;
-    expect_dead(&case, &pod_id, &sleeper).await?;
+    case.restart_daemon().await?;
+    case.expect_dead(&pod_id, &sleeper).await?;
     ensure!(case.cri.status(&created).await?.state() == ContainerState::ContainerExited);
     let status = case.cri.status(&job).await?;
     ensure!((status.exit_code, status.reason.as_str()) == (7, "Error"), "{status:?}");
@@ -394,7 +242,7 @@ async fn a_damaged_record_costs_nobody_anything() -> Result<()> {
             case.node.kill_daemon()?;
             let whole = std::fs::read(&path)?;
             std::fs::write(&path, damaged(&whole))?;
-            restart(&mut case).await?;
+            case.restart_daemon().await?;
             ensure!(case.cri.pod_status(&bad).await.is_err() == of.starts_with("pods"), "{what}");
             ensure!(case.cri.status(&bad_server).await.is_err() == of.starts_with("containers"), "{what}");
             ensure!(case.node.ancestry().of_pod(&bad)?.len() == 1, "{what}: its container is gone");
@@ -403,7 +251,7 @@ async fn a_damaged_record_costs_nobody_anything() -> Result<()> {
             case.cri.end_pod(&more).await?;
             case.node.kill_daemon()?;
             std::fs::write(&path, whole)?;
-            restart(&mut case).await?;
+            case.restart_daemon().await?;
             ensure!(case.cri.shell(&bad_server, "echo here").await? == "here\n", "{what}");
             let ready = case.cri.pod_status(&bad).await?.state() == PodSandboxState::SandboxReady;
             ensure!(ready, "{what}: the pod is not ready once its record is whole");
