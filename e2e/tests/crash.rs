@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::case::Case;
-use e2e::cri::{container, with_namespaces};
+use e2e::cri::container;
 use e2e::daemon::Setup;
 use e2e::image::set::BUSYBOX;
 use e2e::life::{Life, Puller, STEPS, Step};
-use e2e::wait;
 use proto::cri::{self as api, ContainerState, PodSandboxState};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
