@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::ledger::{LedgerError, failed, host_dir, lock};
@@ -19,6 +19,21 @@ pub enum Subject {
     Ports,
     /// Elements that several owners need.
     Claims,
+}
+
+const PORTS: &str = "ports.lock";
+const CLAIMS: &str = "claims.lock";
+const DETACHED: &str = "detached.lock";
+
+/// The directory with all files, so that no later call leaves more than the first one did.
+fn prepared(base: &Path) -> Result<PathBuf, LedgerError> {
+    let directory = host_dir(base)?;
+    for name in [PORTS, CLAIMS, DETACHED] {
+        let path = directory.join(name);
+        let made = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        made.map_err(failed("making", &path))?;
+    }
+    Ok(directory)
 }
 
 /// A held lock.
@@ -35,10 +50,10 @@ impl Turn {
     /// [`LedgerError`].
     pub fn take(base: &Path, subject: Subject) -> Result<Self, LedgerError> {
         let name = match subject {
-            Subject::Ports => "ports.lock",
-            Subject::Claims => "claims.lock",
+            Subject::Ports => PORTS,
+            Subject::Claims => CLAIMS,
         };
-        Ok(Self { _lock: lock(&host_dir(base)?.join(name))? })
+        Ok(Self { _lock: lock(&prepared(base)?.join(name))? })
     }
 }
 
@@ -63,7 +78,7 @@ impl Detached {
     /// # Errors
     /// [`LedgerError`].
     pub fn lock(base: &Path) -> Result<Self, LedgerError> {
-        let path = host_dir(base)?.join("detached.lock");
+        let path = prepared(base)?.join(DETACHED);
         Ok(Self { file: lock(&path)?, path })
     }
 
