@@ -1,10 +1,12 @@
 //! The OCI runtime, as a program. The monitor runs it; the daemon does only where the monitor is gone.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use super::processes::{Said, end_all};
 use super::program::ProgramCopy;
 use crate::spec::{Availability, CgroupMount, HandlerFacts, MaskedEqual, PropagationWords};
 
@@ -158,6 +160,17 @@ impl OciRuntime {
         command
     }
 
+    /// Kills every run of the runtime for the container `id` that outlived the monitor which began it, and waits until
+    /// it is gone: it would go on making what is being removed. Blocks for up to `patience`.
+    pub fn end_runs(&self, id: &str, patience: Duration) -> io::Result<()> {
+        let (path, root) = (self.path.as_os_str().as_bytes(), self.root.as_os_str().as_bytes());
+        end_all(Said::Arguments, patience, &|arguments| {
+            arguments.first() == Some(&path)
+                && arguments.contains(&root)
+                && arguments.last() == Some(&id.as_bytes())
+        })
+    }
+
     /// Deletes what the runtime still knows of the container `id`; nothing known is success.
     pub async fn delete(&self, id: &str, deadline: Duration) -> Result<(), String> {
         if !self.root.join(id).exists() {
@@ -198,5 +211,27 @@ mod tests {
         check("crun version 1.4.5", false);
         check("crun version 2.0", true);
         check("runc version 1.1.5", false);
+    }
+
+    #[test]
+    fn runs_for_one_container_end() {
+        use std::os::unix::process::CommandExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("runtime");
+        let root = dir.path().join("root");
+        let run = |id: &str| {
+            let mut command = Command::new("/bin/sh");
+            command.arg0(&path).args(["-c", "read line", "--root"]).arg(&root).arg(id).stdin(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let (mut wanted, mut other) = (run("one"), run("two"));
+        let runtime =
+            OciRuntime { name: "r".into(), path: path.clone(), args: Vec::new(), root: root.clone() };
+        let reaper = std::thread::spawn(move || wanted.wait().unwrap());
+        runtime.end_runs("one", Duration::from_secs(30)).unwrap();
+        assert!(reaper.join().unwrap().code().is_none(), "it ended by itself");
+        assert!(other.try_wait().unwrap().is_none(), "another container's run was ended");
+        drop(other.stdin.take());
+        other.wait().unwrap();
     }
 }

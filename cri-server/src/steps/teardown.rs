@@ -87,12 +87,7 @@ pub async fn release_container(daemon: &Daemon, container: &Container) -> Vec<St
         }
     }
     if !deleted {
-        note(&mut failures, "kill", kill_cgroup(daemon, container).await);
-        let deletion = match daemon.oci(&record.handler) {
-            Ok(oci) => oci.delete(&id, CALL).await,
-            Err(error) => Err(chain(&error)),
-        };
-        failures.extend(deletion.err());
+        failures.extend(delete_without_monitor(daemon, container).await);
     }
     note(&mut failures, "cgroup", remove_cgroup(daemon, &record.cgroups_path).await);
     let mounts = mounts_of(&daemon.paths, &container.id);
@@ -115,6 +110,27 @@ pub async fn release_container(daemon: &Daemon, container: &Container) -> Vec<St
     if failures.is_empty() && container.state().is_exited() && container.record().user.is_some() {
         container.released.get_or_init(|| ());
     }
+    failures
+}
+
+/// Ends what runs of the container and what still makes it, and lets the OCI runtime forget it.
+async fn delete_without_monitor(daemon: &Daemon, container: &Container) -> Vec<String> {
+    let mut failures = Vec::new();
+    let oci = match daemon.oci(&container.record().handler) {
+        Ok(oci) => oci,
+        Err(error) => {
+            note(&mut failures, "kill", kill_cgroup(daemon, container).await);
+            failures.push(chain(&error));
+            return failures;
+        }
+    };
+    let (runs, id) = (oci.clone(), container.id.to_string());
+    match blocking(move || runs.end_runs(&id, KILLED)).await {
+        Ok(ended) => failures.extend(ended.err().map(|error| format!("the OCI runtime's runs: {error}"))),
+        Err(error) => failures.push(chain(&error)),
+    }
+    note(&mut failures, "kill", kill_cgroup(daemon, container).await);
+    failures.extend(oci.delete(container.id.as_str(), CALL).await.err());
     failures
 }
 
