@@ -175,6 +175,7 @@ async fn a_client_that_dies_in_a_large_copy_ends_it() -> Result<()> {
     let after = pss_kib(daemon)?;
     ensure!(after < before + GROWTH, "the daemon grew from {before} to {after} KiB");
     std::fs::remove_file(&source)?;
+    case.cri.shell(&id, "rm /taken").await?;
     case.node.expect_no_leaks(&rest)?;
     case.cri.end_pod(&pod_id).await?;
     case.close()

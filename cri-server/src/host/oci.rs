@@ -160,13 +160,15 @@ impl OciRuntime {
         command
     }
 
-    /// Kills every run of the runtime for the container `id` that outlived the monitor which began it, and waits until
-    /// it is gone: it would go on making what is being removed. Blocks for up to `patience`.
+    /// Kills every run of the runtime that makes or starts the container `id` and has outlived the monitor which began
+    /// it, and waits until it is gone: it would go on making what is being removed. Blocks for up to `patience`.
     pub fn end_runs(&self, id: &str, patience: Duration) -> io::Result<()> {
         let (path, root) = (self.path.as_os_str().as_bytes(), self.root.as_os_str().as_bytes());
         end_all(Said::Arguments, patience, &|arguments| {
+            let makes = |argument: &&[u8]| [&b"create"[..], b"start", b"exec"].contains(argument);
             arguments.first() == Some(&path)
                 && arguments.contains(&root)
+                && arguments.iter().any(makes)
                 && arguments.last() == Some(&id.as_bytes())
         })
     }
@@ -219,19 +221,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("runtime");
         let root = dir.path().join("root");
-        let run = |id: &str| {
+        let run = |verb: &str, id: &str| {
+            #[allow(clippy::disallowed_methods, reason = "stands for the OCI runtime")]
             let mut command = Command::new("/bin/sh");
-            command.arg0(&path).args(["-c", "read line", "--root"]).arg(&root).arg(id).stdin(Stdio::piped());
-            command.spawn().unwrap()
+            command.arg0(&path).args(["-c", "read line", "--root"]).arg(&root).args([verb, id]);
+            command.stdin(Stdio::piped()).spawn().unwrap()
         };
-        let (mut wanted, mut other) = (run("one"), run("two"));
+        let mut wanted = run("create", "one");
+        let mut others = [run("create", "two"), run("delete", "one")];
+        let input = wanted.stdin.take();
         let runtime =
             OciRuntime { name: "r".into(), path: path.clone(), args: Vec::new(), root: root.clone() };
         let reaper = std::thread::spawn(move || wanted.wait().unwrap());
         runtime.end_runs("one", Duration::from_secs(30)).unwrap();
         assert!(reaper.join().unwrap().code().is_none(), "it ended by itself");
-        assert!(other.try_wait().unwrap().is_none(), "another container's run was ended");
-        drop(other.stdin.take());
-        other.wait().unwrap();
+        drop(input);
+        for other in &mut others {
+            assert!(other.try_wait().unwrap().is_none(), "another run was ended");
+            drop(other.stdin.take());
+            other.wait().unwrap();
+        }
     }
 }
