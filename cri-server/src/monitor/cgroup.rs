@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 /// Rounds of reading and killing on a host without `cgroup.kill`; each takes what the last one missed.
 const ROUNDS: usize = 5;
@@ -40,10 +40,39 @@ pub fn kill_all(directories: &[PathBuf]) {
 
 /// Kills the process `leader` and all of its session and descent that is in `directories` or below. `leader` is a
 /// child of this process and not reaped, so the number is its own.
+pub fn kill_session(leader: i32, directories: &[PathBuf]) {
+    kill_until_unseen(directories, |processes| session_and_descent(leader, processes));
+}
+
+/// Kills `runtime`, a run of the OCI runtime, with its process group and what it has made in `directories` or below:
+/// a process that it has let go already lives on without it, in a session of its own. `runtime` is a child of this
+/// process and not reaped. It is stopped first, so that it stays the parent of what it made and makes nothing more.
+pub fn kill_run(runtime: i32, directories: &[PathBuf]) {
+    let Some(pid) = Pid::from_raw(runtime) else { return };
+    stop(pid);
+    kill_until_unseen(directories, |processes| session_and_descent(runtime, processes).split_off(1));
+    let _ended_already = rustix::process::kill_process_group(pid, Signal::KILL);
+}
+
+/// Stops a child and waits for that, or for its end; what is reaped is left to be reaped.
+fn stop(child: Pid) {
+    let _ended_already = rustix::process::kill_process(child, Signal::STOP);
+    let options =
+        WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    let deadline = std::time::Instant::now() + SESSION;
+    while let Ok(None) = rustix::process::waitid(WaitId::Pid(child), options) {
+        if std::time::Instant::now() >= deadline {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Kills the processes in `directories` and below that `find` picks.
 ///
 /// A process that gets the signal within a fork still makes the child, which shows no earlier than its parent is
 /// gone: this ends when nothing is seen twice.
-pub fn kill_session(leader: i32, directories: &[PathBuf]) {
+fn kill_until_unseen(directories: &[PathBuf], find: impl Fn(&[Lineage]) -> Vec<i32>) {
     let deadline = std::time::Instant::now() + SESSION;
     let (mut rounds, mut unseen) = (0, 0);
     // Time alone does not count: all of it may pass while this process waits for a processor.
@@ -51,7 +80,7 @@ pub fn kill_session(leader: i32, directories: &[PathBuf]) {
         rounds += 1;
         let mut processes = Vec::new();
         directories.iter().for_each(|directory| collect_lineage(directory, MAX_DEPTH, &mut processes));
-        let victims = session_and_descent(leader, &processes);
+        let victims = find(&processes);
         for pid in victims.iter().copied().filter_map(Pid::from_raw) {
             let _ended_already = rustix::process::kill_process(pid, Signal::KILL);
         }

@@ -6,9 +6,14 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cri_server::host::monitor::{ContainerStatus, Event, FailureKind, Monitor, MonitorError, Runtime};
+use cri_server::host::monitor::{
+    ContainerStatus, Event, FailureKind, Monitor, MonitorError, Runtime, Target,
+};
 
-use crate::ground::{Ground, chain, exit_of, next, on_ground, until, with_each_runtime, with_one_runtime};
+use crate::ground::{
+    Ground, chain, exec_exit_of, exit_of, next, on_ground, to_files, until, with_each_runtime,
+    with_one_runtime,
+};
 
 fn script(ground: &Ground, text: &str) -> Runtime {
     let path: PathBuf = ground.path("runtime.sh");
@@ -89,6 +94,41 @@ fn a_create_that_hangs_holds_up_nobody_and_is_ended_by_delete() {
         monitor.delete(plan.id()).await.unwrap();
         assert_eq!(kind_of(&creating.await.unwrap().unwrap_err()), FailureKind::Aborted);
         assert_eq!(monitor.state().await.unwrap().containers.len(), 1);
+        monitor.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn an_exec_killed_while_it_starts_leaves_no_process_and_tells_its_end() {
+    with_one_runtime(async |ground, runtime| {
+        let monitor = ground.monitor().await;
+        let mut events = monitor.events();
+        let (up, list) = (ground.path("up"), ground.path("cgroup.procs"));
+        // As an OCI runtime is between letting the process go and naming it.
+        let made = format!("echo $$ > {}; echo > {}; exec sleep 1000", list.display(), up.display());
+        let text = format!(
+            r#"for a; do if [ "$a" = exec ]; then setsid sh -c '{made}' & wait; fi; done; exec {} "$@""#,
+            runtime.path.display()
+        );
+        let runtime = Runtime { path: script(ground, &text).path, ..runtime.clone() };
+        let plan = ground.plan(&runtime, "sleep 1000");
+        let processes = plan.spec.cgroup.directories[0].join("cgroup.procs");
+        std::os::unix::fs::symlink(processes, list).unwrap();
+        plan.create(&monitor).await;
+        monitor.start(plan.id()).await.unwrap();
+        let exec =
+            ground.exec(&plan, "x", &["/bin/true"], to_files(&ground.path("out"), &ground.path("err")));
+        let starting = tokio::spawn({
+            let monitor = monitor.clone();
+            async move { monitor.exec(exec).await }
+        });
+        until("the process to be made", || up.exists()).await;
+        assert_eq!(plan.processes().len(), 2);
+        monitor.signal(Target::Exec("x".into()), libc::SIGKILL).await.unwrap();
+        assert_eq!(exec_exit_of(&mut events, "x").await, 137);
+        assert_eq!(plan.processes().len(), 1);
+        assert_eq!(kind_of(&starting.await.unwrap().unwrap_err()), FailureKind::Aborted);
+        assert!(monitor.state().await.unwrap().execs.is_empty());
         monitor.shutdown().await.unwrap();
     });
 }

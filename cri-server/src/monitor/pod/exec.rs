@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use super::calls::{Outcome, send_signal};
 use super::lifecycle::Claim;
@@ -97,6 +98,7 @@ impl Pod {
             _ => Err(invocation.failure(status, "")),
         };
         let console = invocation.take_console().ok();
+        let (made, aborted) = (invocation.made_pid(), invocation.aborted);
         let reply = invocation.reply;
         match claimed {
             Ok((pid, Claim::Alive(pidfd))) => {
@@ -111,11 +113,19 @@ impl Pod {
                 self.exec_exited(id, status);
             }
             Err(failure) => {
-                if let Some(pid) = invocation.made_pid() {
-                    self.kill_child(pid);
+                if let Some(pid) = made
+                    && let Ok(Claim::Alive(_)) = self.claim(pid)
+                {
+                    let container = self.execs.get(id).map_or("", |session| session.container.as_str());
+                    cgroup::kill_session(pid, self.cgroups_of(container));
                 }
-                self.execs.remove(id);
                 self.reply(reply, Err(failure));
+                if aborted {
+                    // Who killed it may no longer wait for its start.
+                    self.exec_exited(id, ExitStatus::Signal(libc::SIGKILL));
+                } else {
+                    self.execs.remove(id);
+                }
             }
         }
     }
@@ -141,16 +151,13 @@ impl Pod {
         let Some(session) = self.execs.get(id) else { return Ok(()) };
         match &session.phase {
             ExecPhase::Running { pid, .. } if signal == libc::SIGKILL => {
-                let container = self.containers.get(&session.container);
-                let directories = container.map(|container| container.spec.cgroup.directories.as_slice());
-                cgroup::kill_session(*pid, directories.unwrap_or_default());
+                cgroup::kill_session(*pid, self.cgroups_of(&session.container));
                 Ok(())
             }
             ExecPhase::Running { pidfd, .. } => send_signal(pidfd, signal),
             ExecPhase::Starting(number) if signal == libc::SIGKILL => {
-                if let Some(invocation) = self.invocations.get_mut(number) {
-                    invocation.abort();
-                }
+                let (number, container) = (*number, session.container.clone());
+                self.abort_exec(number, &container);
                 Ok(())
             }
             ExecPhase::Starting(_) => {
@@ -161,12 +168,25 @@ impl Pod {
 
     /// Ends the attempts to start something in a container that is going.
     pub(super) fn abort_execs(&mut self, container: &str) {
-        for session in self.execs.values().filter(|session| session.container == container) {
-            if let ExecPhase::Starting(number) = session.phase
-                && let Some(invocation) = self.invocations.get_mut(&number)
-            {
-                invocation.abort();
-            }
+        let starting = |session: &ExecSession| match session.phase {
+            ExecPhase::Starting(number) if session.container == container => Some(number),
+            _ => None,
+        };
+        for number in self.execs.values().filter_map(starting).collect::<Vec<_>>() {
+            self.abort_exec(number, container);
         }
+    }
+
+    fn abort_exec(&mut self, number: InvocationId, container: &str) {
+        if let Some(invocation) = self.invocations.get_mut(&number) {
+            invocation.aborted = true;
+            let runtime = invocation.pid;
+            cgroup::kill_run(runtime, self.cgroups_of(container));
+        }
+    }
+
+    fn cgroups_of(&self, container: &str) -> &[PathBuf] {
+        let container = self.containers.get(container);
+        container.map_or(&[], |container| container.spec.cgroup.directories.as_slice())
     }
 }
