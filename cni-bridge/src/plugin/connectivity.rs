@@ -1,4 +1,6 @@
-//! For STATUS: whether pods that are attached already are cut off.
+//! What pods that are attached need of the host beside their own links: forwarding, and rules that have an effect.
+
+use std::net::IpAddr;
 
 use proto::cni::{CniError, ErrorCode, NetworkName};
 
@@ -27,6 +29,19 @@ pub fn expect_rules(tables: &[Table]) -> Result<(), CniError> {
         Err(error) if NetError::is_without_nf_tables(&error) => Ok(()),
         Err(error) => Err(CniError::from_error(ErrorCode::NOT_AVAILABLE, &error)),
     }
+}
+
+/// The kernel parameter, below `/proc/sys/net`, that turns forwarding on for an address's family.
+pub fn forwarding(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ipv4/ip_forward" } else { "ipv6/conf/all/forwarding" }
+}
+
+/// Turns forwarding on for pods with these addresses.
+///
+/// # Errors
+/// [`NetError::File`].
+pub fn forward(addresses: impl Iterator<Item = IpAddr>) -> Result<(), NetError> {
+    addresses.map(forwarding).try_for_each(|key| sysctl::ensure(key, "1"))
 }
 
 /// The host forwards for the network's pods, of each family that `gateway` has an address of.

@@ -104,7 +104,9 @@ impl Plugin for Ptp {
     }
 
     fn repair(&self, request: &Request, attachment: &Attachment) -> Result<(), CniError> {
-        if PtpConf::parse(request)?.ip_masq { masquerade::repair(request, attachment) } else { Ok(()) }
+        let conf = PtpConf::parse(request)?;
+        connectivity::forward(pod::previous(request)?.ips.iter().map(|ip| ip.address.addr()))?;
+        if conf.ip_masq { masquerade::repair(request, attachment) } else { Ok(()) }
     }
 }
 
@@ -126,9 +128,7 @@ fn connect(
     }
     let host_end = pod::expect_link(host, &owner.host_link())?;
     let pod_end = pod::expect_link(&mut inside, ifname)?;
-    for ip in &result.ips {
-        sysctl::ensure(forwarding(ip.address.addr()), "1")?;
-    }
+    connectivity::forward(result.ips.iter().map(|ip| ip.address.addr()))?;
     sysctl::own_routes(&host_end.name)?;
     host.apply(&host_changes(&host_end, owner, &result))?;
     pod::allow_ipv6(netns, ifname, &result)?;
@@ -151,10 +151,6 @@ fn gateway(ip: &IpConfig) -> Result<IpAddr, CniError> {
         None if first != ip.address.addr() && ip.address.contains(&first) => Ok(first),
         _ => Err(CniError::config("ipam", format!("{} has no gateway, which ptp needs", ip.address))),
     }
-}
-
-fn forwarding(address: IpAddr) -> &'static str {
-    if address.is_ipv4() { "ipv4/ip_forward" } else { "ipv6/conf/all/forwarding" }
 }
 
 fn host_changes(host_end: &Link, owner: &Owner, result: &CniResult) -> Vec<Message> {
@@ -204,7 +200,7 @@ fn check_host(host: &mut Socket, owner: &Owner, result: &CniResult, index: usize
         if !route::is_there(host, &host_end, &to)? {
             return Err(damaged(format!("link {} lacks the route to {}", host_end.name, to.dst)));
         }
-        let key = forwarding(ip.address.addr());
+        let key = connectivity::forwarding(ip.address.addr());
         if sysctl::get(key)? != "1" {
             return Err(damaged(format!("forwarding is off ({key})")));
         }

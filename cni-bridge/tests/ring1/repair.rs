@@ -5,8 +5,8 @@ use std::process::Command;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use proto::cni::Verb;
 use proto::cni::runtime::Additions;
+use proto::cni::{ErrorCode, Verb};
 use serde_json::{Value, json};
 
 use super::node::{Added, NetNs, Node, attachment, privileged};
@@ -253,4 +253,21 @@ fn only_what_lives_and_is_ours_is_repaired() {
     flush(&node);
     repair(&node, &["bridge", "portmap"]).unwrap();
     assert_eq!(tables(&node), "");
+}
+
+#[test]
+fn forwarding_that_was_turned_off_is_turned_on() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::new(|_| {});
+    let pod = NetNs::new();
+    let added = node.add("a", &pod, Value::Null).unwrap();
+    record(&node, "a", &pod, &Value::Null, &added);
+    node.host.output("sh", &["-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"]);
+    let error = node.whole(Verb::Status, None).unwrap_err();
+    assert_eq!(error.code, ErrorCode::LIMITED_CONNECTIVITY, "{error}");
+    repair(&node, &ALL).unwrap();
+    node.whole(Verb::Status, None).unwrap();
+    assert_eq!(node.host.output("cat", &["/proc/sys/net/ipv4/ip_forward"]), "1\n");
 }

@@ -14,7 +14,8 @@ const PERIOD: Duration = Duration::from_secs(300);
 /// When it is tried again after a failure; doubled each time up to the period.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Looks after the rules now, after each loss, and at long intervals, for as long as the daemon runs.
+/// Looks after the rules now, after each loss, when plugins say that pods are cut off, and at long intervals, for as
+/// long as the daemon runs.
 pub fn keep(daemon: Arc<Daemon>) {
     tokio::spawn(async move {
         let mut lost = watch();
@@ -39,7 +40,12 @@ pub fn keep(daemon: Arc<Daemon>) {
                     None => std::future::pending().await,
                 }
             };
-            match tokio::time::timeout(wait, told).await {
+            let told = tokio::select! {
+                told = tokio::time::timeout(wait, told) => told,
+                // Plugins may see more than lost rules: forwarding that somebody turned off.
+                () = daemon.cni.limited() => continue,
+            };
+            match told {
                 Ok(Ok(())) => tokio::time::sleep(SETTLE).await,
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "losses of nf_tables rules are no longer told");

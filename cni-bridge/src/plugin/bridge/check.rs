@@ -13,7 +13,7 @@ use crate::net::netns::NetNs;
 use crate::net::socket::Socket;
 use crate::net::{addr, sysctl};
 use crate::owner::Owner;
-use crate::plugin::{damaged, isolation, masquerade, pod, veth};
+use crate::plugin::{connectivity, damaged, isolation, masquerade, pod, veth};
 
 /// Verifies links, addresses, routes, address reservations and rules.
 ///
@@ -89,7 +89,7 @@ fn check_host(conf: &BridgeConf, owner: &Owner, result: &CniResult, mac: &str) -
         if !found.contains(&gateway) {
             return Err(damaged(format!("bridge {} lacks the gateway address {gateway}", link.name)));
         }
-        let key = if gateway.addr().is_ipv4() { "ipv4/ip_forward" } else { "ipv6/conf/all/forwarding" };
+        let key = connectivity::forwarding(gateway.addr());
         if sysctl::get(key)? != "1" {
             return Err(damaged(format!("forwarding is off ({key})")));
         }

@@ -56,6 +56,10 @@ impl Plugin for Bridge {
 
     fn repair(&self, request: &Request, attachment: &Attachment) -> Result<(), CniError> {
         let conf = BridgeConf::parse(request)?;
+        if conf.gateway != Gateway::No {
+            let result = pod::previous(request)?;
+            connectivity::forward(result.ips.iter().filter_map(attach::gateway_of).map(|at| at.addr()))?;
+        }
         if conf.ip_masq {
             masquerade::repair(request, attachment)?;
         }

@@ -13,6 +13,7 @@ use crate::net::socket::Socket;
 use crate::net::sublink::Detail;
 use crate::net::{NetError, addr, sysctl};
 use crate::owner::Owner;
+use crate::plugin::connectivity;
 
 /// The bridge, made and set as configured.
 ///
@@ -108,11 +109,7 @@ pub fn ensure_gateway(
             other => other?,
         }
     }
-    let key = match gateway.addr() {
-        IpAddr::V4(_) => "ipv4/ip_forward",
-        IpAddr::V6(_) => "ipv6/conf/all/forwarding",
-    };
-    Ok(sysctl::ensure(key, "1")?)
+    Ok(connectivity::forward(std::iter::once(gateway.addr()))?)
 }
 
 /// The address is new: an older one that conflicts makes way, or the new one must not come.

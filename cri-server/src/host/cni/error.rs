@@ -142,6 +142,16 @@ pub struct PluginFailure {
     pub cause: Cause,
 }
 
+impl PluginFailure {
+    /// The error code that the plugin reported, where it reported one.
+    pub fn code(&self) -> Option<u64> {
+        match self.cause {
+            Cause::Reported { code, .. } => Some(code),
+            _ => None,
+        }
+    }
+}
+
 /// How a plugin failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {

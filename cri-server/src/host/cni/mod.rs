@@ -27,7 +27,7 @@ mod undo;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, RwLock};
+use tokio::sync::{Mutex, Notify, RwLock};
 use tokio_util::sync::CancellationToken;
 
 pub use attachment::{Attachment, PortMapping, Protocol, Resolver};
@@ -64,6 +64,8 @@ pub struct Cni {
     /// Held for reading by everything but GC.
     gate: RwLock<()>,
     status: Mutex<status::Seen>,
+    /// Told when pods are cut off.
+    limited: Notify,
 }
 
 /// An attachment that Berth made, or began to make, and did not undo yet.
@@ -91,6 +93,7 @@ impl Cni {
             boot_id: boot_id.trim().to_string(),
             gate: RwLock::new(()),
             status: Mutex::default(),
+            limited: Notify::new(),
         }
     }
 

@@ -14,6 +14,9 @@ const NOT_READY_FOR: Duration = Duration::from_secs(3);
 /// STATUS must not keep the caller waiting as ADD may.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// A plugin's word for pods that are cut off, error code of the CNI specification.
+const LIMITED_CONNECTIVITY: u64 = 51;
+
 /// Why pods cannot be attached now.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NotReady {
@@ -66,6 +69,11 @@ impl Cni {
         outcome.map_err(|failure| NotReady::Plugin { network: network.name, failure })
     }
 
+    /// Waits until plugins say that pods are cut off, which `repair` may mend.
+    pub async fn limited(&self) {
+        self.limited.notified().await;
+    }
+
     async fn ask(&self, network: &Network, last: &mut Option<Answer>) -> Result<(), Arc<PluginFailure>> {
         if let Some(Answer { network: of, at, outcome }) = last {
             let fresh = if outcome.is_ok() { READY_FOR } else { NOT_READY_FOR };
@@ -75,6 +83,9 @@ impl Cni {
         }
         let runner = Runner { deadline: self.runner.deadline.min(DEADLINE), ..self.runner.clone() };
         let outcome = runner.status(network).await.map_err(Arc::new);
+        if outcome.as_ref().is_err_and(|failure| failure.code() == Some(LIMITED_CONNECTIVITY)) {
+            self.limited.notify_one();
+        }
         *last = Some(Answer { network: network.clone(), at: Instant::now(), outcome: outcome.clone() });
         outcome
     }

@@ -334,6 +334,14 @@ async fn a_foreign_namespace_at_the_recorded_path_is_not_touched() {
 }
 
 #[tokio::test]
+async fn pods_that_are_cut_off_are_told() {
+    let node = Node::new("1.1.0");
+    node.put("do/second-STATUS", r#"echo '{"code":51,"msg":"forwarding is off"}'; exit 1"#);
+    let (told, status) = tokio::join!(node.cni.limited(), node.cni.status());
+    assert_eq!((told, status.is_err()), ((), true));
+}
+
+#[tokio::test]
 async fn status_tells_why_and_asks_plugins_seldom() {
     let node = Node::new("1.1.0");
     let status = async || node.cni.status().await.map_err(|error| chain_of(&error));
