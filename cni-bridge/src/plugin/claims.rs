@@ -155,9 +155,10 @@ pub fn expected(
     wanted.iter().map(|entry| settle(socket, table, entry).map(|(map, found, _)| (map, found))).collect()
 }
 
+/// What has no owner is of no network.
 fn is_of_other_network(found: &Element, wanted: &Element) -> bool {
     let network = |element: &Element| element.owner.split('/').next().map(str::to_owned);
-    network(found) != network(wanted)
+    !found.owner.is_empty() && network(found) != network(wanted)
 }
 
 /// An element as a claim.

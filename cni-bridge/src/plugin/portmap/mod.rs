@@ -111,6 +111,7 @@ impl Plugin for PortMap {
             return Ok(());
         }
         Publication::new(&conf, &owner, &addresses).place(&mut socket, Table::mend)?;
+        mend_guard(&mut socket, &conf, &addresses)?;
         open(&mut socket, &conf, &addresses, flows::to_others)
     }
 
@@ -216,6 +217,16 @@ fn open_localnet(netfilter: &mut Socket, pod: IpAddr) -> Result<(), CniError> {
     }
     guard.ensure(netfilter)?;
     Ok(sysctl::set(&key, "1")?)
+}
+
+/// Makes the guard of the loopback whole, where connections from there are to reach the pod.
+fn mend_guard(netfilter: &mut Socket, conf: &PortMapConf, addresses: &[IpNet]) -> Result<(), CniError> {
+    let guard = rules::guard();
+    if needs_localnet(conf, addresses).is_none() || guard.damage(netfilter, &[], &[])?.is_none() {
+        return Ok(());
+    }
+    let mended = guard.mend(netfilter, &[], &[]);
+    mended.map_err(|error| CniError::from_error(ErrorCode::PLUGIN, &error))
 }
 
 /// The setting of the link that leads to the pod; none without such a link.

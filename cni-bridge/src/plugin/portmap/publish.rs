@@ -120,7 +120,9 @@ impl<'a> Publication<'a> {
             if matches!(mapping.host, HostAddress::One(_)) || !when.is_empty() {
                 holders.push(nft::element(socket, main, any, &key)?.map(|found| found.owner));
             }
-            if let Some(holder) = holders.into_iter().flatten().find(|holder| holder != self.owner.tag()) {
+            // What has no owner is nobody's.
+            let other = |holder: &String| !holder.is_empty() && holder != self.owner.tag();
+            if let Some(holder) = holders.into_iter().flatten().find(other) {
                 return Err(held(Some(mapping), &holder));
             }
         }
