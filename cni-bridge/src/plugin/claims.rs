@@ -7,8 +7,9 @@
 
 use std::path::Path;
 
-use proto::cni::CniError;
+use proto::cni::{CniError, ErrorCode};
 
+use crate::ledger::LedgerError;
 use crate::net::NetError;
 use crate::net::nft::{
     Batch, Conflict, Element, Field, InsertError, Map, OnDemand, Place, Removed, Table, Tables, element,
@@ -27,36 +28,93 @@ const ATTEMPTS: usize = 16;
 /// Elements with the names of their maps.
 type Elements<'a> = &'a [(&'static str, Element)];
 
-/// Gives the elements to their owner, or notes its claim to them where another network's pod has one. `base` is where
-/// locks are.
+/// What an owner is to have in a table.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Elements that only one owner can have.
+    pub alone: Elements<'a>,
+    /// Elements for its addresses, which pods of other networks may have as well.
+    pub shared: Elements<'a>,
+    /// Chains that elements jump to.
+    pub chains: &'a [OnDemand],
+}
+
+/// Why an owner did not get what it is to have.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// An element that only one can have is another's.
+    #[error("element {position} is held by {holder}")]
+    Held {
+        /// Which of those.
+        position: usize,
+        /// The holder's owner tag.
+        holder: String,
+    },
+    /// Others came in between each time.
+    #[error("an address changes hands faster than it can be claimed")]
+    Busy,
+    /// The lock.
+    #[error(transparent)]
+    Turn(#[from] LedgerError),
+    /// Netlink.
+    #[error(transparent)]
+    Net(#[from] NetError),
+}
+
+impl From<ClaimError> for CniError {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::Held { .. } => Self::from_error(ErrorCode::PLUGIN, &error),
+            ClaimError::Busy => Self::from_error(ErrorCode::TRY_AGAIN_LATER, &error),
+            ClaimError::Turn(error) => error.into(),
+            ClaimError::Net(error) => error.into(),
+        }
+    }
+}
+
+/// Gives the elements to their owner, or notes its claim to those for its addresses where another network's pod has
+/// one. `base` is where locks are.
 ///
 /// # Errors
-/// [`NetError`], [`crate::ledger::LedgerError`].
+/// [`ClaimError`].
 pub fn place(
     socket: &mut Socket,
     base: &Path,
     table: &Table,
-    (wanted, chains): (Elements<'_>, &[OnDemand]),
+    wanted: Wanted<'_>,
     place: Place,
-) -> Result<(), CniError> {
-    let free: Vec<_> =
-        wanted.iter().map(|(map, element)| (*map, element.clone(), Conflict::Refuse)).collect();
-    let mut outcome = place(table, socket, &free, chains);
-    if matches!(outcome, Err(InsertError::Held { .. })) {
+) -> Result<(), ClaimError> {
+    let refuse = |(map, element): &(&'static str, Element)| (*map, element.clone(), Conflict::Refuse);
+    let alone: Vec<_> = wanted.alone.iter().map(refuse).collect();
+    let mut all = alone.clone();
+    all.extend(wanted.shared.iter().map(refuse));
+    let mut outcome = place(table, socket, &all, wanted.chains);
+    if is_shared(&outcome, &alone) {
         let _turn = Turn::take(base, Subject::Claims)?;
         for _ in 0..ATTEMPTS {
-            let settled: Result<Vec<_>, NetError> =
-                wanted.iter().map(|entry| settle(socket, table, entry)).collect();
-            outcome = place(table, socket, &settled?, chains);
-            if !matches!(outcome, Err(InsertError::Held { .. })) {
+            let mut all = alone.clone();
+            for entry in wanted.shared {
+                all.push(settle(socket, table, entry)?);
+            }
+            outcome = place(table, socket, &all, wanted.chains);
+            if !is_shared(&outcome, &alone) {
                 break;
             }
         }
     }
-    outcome.map_err(|error| match error {
-        InsertError::Net(error) => error.into(),
-        held => CniError::from_error(proto::cni::ErrorCode::TRY_AGAIN_LATER, &held),
-    })
+    match outcome {
+        Err(InsertError::Held { position, holder }) if position < alone.len() => {
+            Err(ClaimError::Held { position, holder })
+        }
+        Err(InsertError::Held { .. }) => Err(ClaimError::Busy),
+        Err(InsertError::Net(error)) => Err(error.into()),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Whether nothing but an element that others may have as well was in the way.
+fn is_shared(outcome: &Result<(), InsertError>, alone: &[(&'static str, Element, Conflict)]) -> bool {
+    matches!(outcome, Err(InsertError::Held { position, .. }) if *position >= alone.len())
 }
 
 /// Where an element goes: into its place, or among the claims to it.

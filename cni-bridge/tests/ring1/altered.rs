@@ -57,7 +57,8 @@ impl Scene {
         let quoted = format!("comment \"{comment}\"");
         let listed = self.node.host.output("nft", &["-a", "list", "chain", &chain.replace(' ', "\t")]);
         let line = listed.lines().find(|line| line.contains(&quoted));
-        let handle = line.and_then(|line| line.rsplit_once("handle ")).unwrap_or_else(|| panic!("{listed}")).1;
+        let handle =
+            line.and_then(|line| line.rsplit_once("handle ")).unwrap_or_else(|| panic!("{listed}")).1;
         self.damage(&format!("replace rule {chain} handle {handle} {rule} {quoted}"), expect);
     }
 }
@@ -123,14 +124,21 @@ fn chains_and_elements_that_are_others_are_noticed() {
     }
     let others = "chain publish has other rules than its own";
     scene.damage("insert rule inet berth_portmap publish drop", others);
-    scene.damage("add rule inet berth_masquerade leaving_10.211.64.0/20 drop", "has other rules than its own");
+    scene
+        .damage("add rule inet berth_masquerade leaving_10.211.64.0/20 drop", "has other rules than its own");
     let element = |table: &str, map: &str, key: &str, data: &str| {
         let at = format!("element inet {table} {map}");
         let add = format!("add {at} {{ {key} comment \"berth/a/eth0\" : {data} }}");
-        scene.damage(&format!("delete {at} {{ {key} }}; {add}"), &format!("an element of map {map} was altered"));
+        scene.damage(
+            &format!("delete {at} {{ {key} }}; {add}"),
+            &format!("an element of map {map} was altered"),
+        );
         // Without an owner, too.
         let add = format!("add {at} {{ {key} : {data} }}");
-        scene.damage(&format!("delete {at} {{ {key} }}; {add}"), &format!("an element of map {map} belongs to \"\""));
+        scene.damage(
+            &format!("delete {at} {{ {key} }}; {add}"),
+            &format!("an element of map {map} belongs to \"\""),
+        );
     };
     element("berth_portmap", "ports4", "tcp . 8080", "10.211.64.9 . 80");
     element("berth_portmap", "ports4", "tcp . 8080", "POD . 81");

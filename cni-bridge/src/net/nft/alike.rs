@@ -92,7 +92,9 @@ fn is_data(name: &str, kind: u16) -> bool {
 fn plain(name: &str, kind: u16, value: &[u8]) -> Vec<u8> {
     let is_register = matches!(
         (name, kind),
-        ("meta", 1 | 3) | ("payload" | "ct" | "fib" | "cmp" | "immediate", 1) | ("bitwise", 1 | 2)
+        ("meta", 1 | 3)
+            | ("payload" | "ct" | "fib" | "cmp" | "immediate", 1)
+            | ("bitwise", 1 | 2)
             | ("lookup", 2 | 3)
             | ("nat", 3..=6)
     );
@@ -194,7 +196,11 @@ mod tests {
             encoded.nest(1, |element| one.encode(element));
             let encoded = encoded.into_bytes();
             for (other, wanted) in all.iter().enumerate() {
-                assert_eq!(are_alike(&encoded, std::slice::from_ref(wanted)), at == other, "{one:?} {wanted:?}");
+                assert_eq!(
+                    are_alike(&encoded, std::slice::from_ref(wanted)),
+                    at == other,
+                    "{one:?} {wanted:?}"
+                );
             }
         }
     }

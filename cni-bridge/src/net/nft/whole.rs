@@ -108,8 +108,10 @@ impl Table {
             batch.flush_chain(&on_demand.chain);
             on_demand.rules.iter().for_each(|rule| batch.add_rule(&on_demand.chain, rule));
             let Some((chain, rule)) = &on_demand.beside else { continue };
-            let (whole, altered): (Vec<_>, Vec<_>) =
-                known.iter().filter(|found| is_for(found, chain, rule)).partition(|found| found.does(&rule.steps));
+            let (whole, altered): (Vec<_>, Vec<_>) = known
+                .iter()
+                .filter(|found| is_for(found, chain, rule))
+                .partition(|found| found.does(&rule.steps));
             altered.iter().for_each(|found| batch.delete_rule(chain, found.handle));
             if whole.is_empty() {
                 batch.add_rule(chain, rule);
