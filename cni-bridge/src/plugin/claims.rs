@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use proto::cni::{CniError, ErrorCode};
+use proto::cni::{Attachment, CniError, ErrorCode, NetworkName};
 
 use crate::ledger::LedgerError;
 use crate::net::NetError;
@@ -16,7 +16,7 @@ use crate::net::nft::{
     elements,
 };
 use crate::net::socket::Socket;
-use crate::owner::{Owner, hashed_name};
+use crate::owner::{Owner, hashed_name, is_stale};
 use crate::turn::{Subject, Turn};
 
 /// The map that a table with such addresses needs. Keys are an address, and a name that says which map and whose.
@@ -148,6 +148,20 @@ pub fn remove(
     table.retire(socket, &removed)?;
     removed.extend(table.remove(socket, gone)?);
     Ok(removed)
+}
+
+/// As [`remove`], for what belongs to the network and to no valid attachment.
+///
+/// # Errors
+/// [`NetError`].
+pub fn gc(
+    socket: &mut Socket,
+    base: &Path,
+    table: &Table,
+    network: &NetworkName,
+    valid: &[Attachment],
+) -> Result<(), NetError> {
+    remove(socket, base, table, &|tag| is_stale(tag, network, valid)).map(|_| ())
 }
 
 /// As [`remove`], for one owner: without a look at all others' where nobody claims anything.

@@ -11,7 +11,7 @@
 use std::path::Path;
 
 use ipnet::IpNet;
-use proto::cni::{Attachment, CniError, NetworkName};
+use proto::cni::CniError;
 
 use super::claims::{self, Wanted};
 use crate::net::NetError;
@@ -20,7 +20,7 @@ use crate::net::nft::{
     Verdict,
 };
 use crate::net::socket::Socket;
-use crate::owner::{Owner, hashed_name, is_stale};
+use crate::owner::{Owner, hashed_name};
 
 /// The chain that knows the networks which are not to be left.
 const SOURCES: &str = "sources";
@@ -68,19 +68,6 @@ fn place(socket: &mut Socket, base: &Path, pod: Pod<'_>, how: Place) -> Result<(
 /// [`NetError`].
 pub fn remove(socket: &mut Socket, base: &Path, tables: &Tables, owner: &Owner) -> Result<(), NetError> {
     claims::remove_of(socket, base, (tables, &table()), owner).map(|_| ())
-}
-
-/// Forgets everything of the network that belongs to no valid attachment.
-///
-/// # Errors
-/// [`NetError`].
-pub fn gc(
-    socket: &mut Socket,
-    base: &Path,
-    network: &NetworkName,
-    valid: &[Attachment],
-) -> Result<(), NetError> {
-    claims::remove(socket, base, &table(), &|tag| is_stale(tag, network, valid)).map(|_| ())
 }
 
 /// What is missing, in words.

@@ -17,7 +17,7 @@ use crate::net::nft::{
     Tables, Verdict,
 };
 use crate::net::socket::Socket;
-use crate::owner::{Owner, is_stale};
+use crate::owner::Owner;
 use crate::plugin::predecessor::{self, Trade};
 
 const NFPROTO_IPV4: u8 = 2;
@@ -76,7 +76,7 @@ pub fn gc(
     network: &NetworkName,
     valid: &[Attachment],
 ) -> Result<(), NetError> {
-    claims::remove(socket, base, &table(), &|tag| is_stale(tag, network, valid))?;
+    claims::gc(socket, base, &table(), network, valid)?;
     let tables = Tables::read(socket)?;
     predecessor::forget(socket, &tables, Trade::Masquerade, &|trace| trace.is_stale(network, valid))
 }
