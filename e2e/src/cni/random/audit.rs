@@ -72,7 +72,8 @@ impl Act<'_> {
             }
             let holder = std::fs::read_to_string(entry.path()).context("read a reservation")?;
             let half = |half: &super::model::Half| {
-                half.network == network && holder.starts_with(half.attachment.container_id.as_str())
+                half.network == network
+                    && holder.lines().next() == Some(half.attachment.container_id.as_str())
             };
             if !self.model.halves.iter().any(half) {
                 found.insert(address);
