@@ -109,7 +109,10 @@ mod tests {
     use super::*;
     use crate::net::nft::{HeaderField, Meta, Verdict};
 
-    fn list(steps: &[(&str, &dyn Fn(&mut Attributes))]) -> Vec<u8> {
+    /// Fills a step's data.
+    type Fill<'a> = &'a dyn Fn(&mut Attributes);
+
+    fn list(steps: &[(&str, Fill<'_>)]) -> Vec<u8> {
         let mut list = Attributes::default();
         for (name, fill) in steps {
             list.nest(1, |step| {
@@ -121,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_kernels_words_are_understood() {
-        let check = |wanted: &[Expression], fill: &dyn Fn(&mut Attributes), name: &str, expect: bool| {
+        let check = |wanted: &[Expression], fill: Fill<'_>, name: &str, expect: bool| {
             let counter = |data: &mut Attributes| {
                 data.bytes(1, &7u64.to_be_bytes());
             };
