@@ -129,6 +129,16 @@ impl Ledger {
         }
     }
 
+    /// A network other than `network` that has a user of a shared link.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn other_network(&self, link: &str, network: &str) -> Result<Option<String>, LedgerError> {
+        let users = names(&self.dir.join("shared").join(link))?;
+        let mut networks = users.iter().filter_map(|user| user.split('@').next());
+        Ok(networks.find(|other| *other != network).map(str::to_owned))
+    }
+
     /// Forgets an attachment.
     ///
     /// # Errors

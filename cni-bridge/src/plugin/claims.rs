@@ -7,15 +7,16 @@
 
 use std::path::Path;
 
-use proto::cni::CniError;
+use proto::cni::{Attachment, CniError, ErrorCode, NetworkName};
 
+use crate::ledger::LedgerError;
 use crate::net::NetError;
 use crate::net::nft::{
     Batch, Conflict, Element, Field, InsertError, Map, OnDemand, Place, Removed, Table, Tables, element,
     elements,
 };
 use crate::net::socket::Socket;
-use crate::owner::{Owner, hashed_name};
+use crate::owner::{Owner, hashed_name, is_stale};
 use crate::turn::{Subject, Turn};
 
 /// The map that a table with such addresses needs. Keys are an address, and a name that says which map and whose.
@@ -27,36 +28,93 @@ const ATTEMPTS: usize = 16;
 /// Elements with the names of their maps.
 type Elements<'a> = &'a [(&'static str, Element)];
 
-/// Gives the elements to their owner, or notes its claim to them where another network's pod has one. `base` is where
-/// locks are.
+/// What an owner is to have in a table.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Elements that only one owner can have.
+    pub alone: Elements<'a>,
+    /// Elements for its addresses, which pods of other networks may have as well.
+    pub shared: Elements<'a>,
+    /// Chains that elements jump to.
+    pub chains: &'a [OnDemand],
+}
+
+/// Why an owner did not get what it is to have.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// An element that only one can have is another's.
+    #[error("element {position} is held by {holder}")]
+    Held {
+        /// Which of those.
+        position: usize,
+        /// The holder's owner tag.
+        holder: String,
+    },
+    /// Others came in between each time.
+    #[error("an address changes hands faster than it can be claimed")]
+    Busy,
+    /// The lock.
+    #[error(transparent)]
+    Turn(#[from] LedgerError),
+    /// Netlink.
+    #[error(transparent)]
+    Net(#[from] NetError),
+}
+
+impl From<ClaimError> for CniError {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::Held { .. } => Self::from_error(ErrorCode::PLUGIN, &error),
+            ClaimError::Busy => Self::from_error(ErrorCode::TRY_AGAIN_LATER, &error),
+            ClaimError::Turn(error) => error.into(),
+            ClaimError::Net(error) => error.into(),
+        }
+    }
+}
+
+/// Gives the elements to their owner, or notes its claim to those for its addresses where another network's pod has
+/// one. `base` is where locks are.
 ///
 /// # Errors
-/// [`NetError`], [`crate::ledger::LedgerError`].
+/// [`ClaimError`].
 pub fn place(
     socket: &mut Socket,
     base: &Path,
     table: &Table,
-    (wanted, chains): (Elements<'_>, &[OnDemand]),
+    wanted: Wanted<'_>,
     place: Place,
-) -> Result<(), CniError> {
-    let free: Vec<_> =
-        wanted.iter().map(|(map, element)| (*map, element.clone(), Conflict::Refuse)).collect();
-    let mut outcome = place(table, socket, &free, chains);
-    if matches!(outcome, Err(InsertError::Held { .. })) {
+) -> Result<(), ClaimError> {
+    let refuse = |(map, element): &(&'static str, Element)| (*map, element.clone(), Conflict::Refuse);
+    let alone: Vec<_> = wanted.alone.iter().map(refuse).collect();
+    let mut all = alone.clone();
+    all.extend(wanted.shared.iter().map(refuse));
+    let mut outcome = place(table, socket, &all, wanted.chains);
+    if is_shared(&outcome, &alone) {
         let _turn = Turn::take(base, Subject::Claims)?;
         for _ in 0..ATTEMPTS {
-            let settled: Result<Vec<_>, NetError> =
-                wanted.iter().map(|entry| settle(socket, table, entry)).collect();
-            outcome = place(table, socket, &settled?, chains);
-            if !matches!(outcome, Err(InsertError::Held { .. })) {
+            let mut all = alone.clone();
+            for entry in wanted.shared {
+                all.push(settle(socket, table, entry)?);
+            }
+            outcome = place(table, socket, &all, wanted.chains);
+            if !is_shared(&outcome, &alone) {
                 break;
             }
         }
     }
-    outcome.map_err(|error| match error {
-        InsertError::Net(error) => error.into(),
-        held => CniError::from_error(proto::cni::ErrorCode::TRY_AGAIN_LATER, &held),
-    })
+    match outcome {
+        Err(InsertError::Held { position, holder }) if position < alone.len() => {
+            Err(ClaimError::Held { position, holder })
+        }
+        Err(InsertError::Held { .. }) => Err(ClaimError::Busy),
+        Err(InsertError::Net(error)) => Err(error.into()),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Whether nothing but an element that others may have as well was in the way.
+fn is_shared(outcome: &Result<(), InsertError>, alone: &[(&'static str, Element, Conflict)]) -> bool {
+    matches!(outcome, Err(InsertError::Held { position, .. }) if *position >= alone.len())
 }
 
 /// Where an element goes: into its place, or among the claims to it.
@@ -90,6 +148,20 @@ pub fn remove(
     table.retire(socket, &removed)?;
     removed.extend(table.remove(socket, gone)?);
     Ok(removed)
+}
+
+/// As [`remove`], for what belongs to the network and to no valid attachment.
+///
+/// # Errors
+/// [`NetError`].
+pub fn gc(
+    socket: &mut Socket,
+    base: &Path,
+    table: &Table,
+    network: &NetworkName,
+    valid: &[Attachment],
+) -> Result<(), NetError> {
+    remove(socket, base, table, &|tag| is_stale(tag, network, valid)).map(|_| ())
 }
 
 /// As [`remove`], for one owner: without a look at all others' where nobody claims anything.
@@ -155,9 +227,10 @@ pub fn expected(
     wanted.iter().map(|entry| settle(socket, table, entry).map(|(map, found, _)| (map, found))).collect()
 }
 
+/// What has no owner is of no network.
 fn is_of_other_network(found: &Element, wanted: &Element) -> bool {
     let network = |element: &Element| element.owner.split('/').next().map(str::to_owned);
-    network(found) != network(wanted)
+    !found.owner.is_empty() && network(found) != network(wanted)
 }
 
 /// An element as a claim.

@@ -11,15 +11,16 @@
 use std::path::Path;
 
 use ipnet::IpNet;
-use proto::cni::{Attachment, CniError, NetworkName};
+use proto::cni::CniError;
 
-use super::claims;
+use super::claims::{self, Wanted};
 use crate::net::NetError;
 use crate::net::nft::{
-    Chain, Element, Expression, Field, Hook, Map, Meta, OnDemand, Rule, Table, TableFamily, Tables, Verdict,
+    Chain, Element, Expression, Field, Hook, Map, Meta, OnDemand, Place, Rule, Table, TableFamily, Tables,
+    Verdict,
 };
 use crate::net::socket::Socket;
-use crate::owner::{Owner, hashed_name, is_stale};
+use crate::owner::{Owner, hashed_name};
 
 /// The chain that knows the networks which are not to be left.
 const SOURCES: &str = "sources";
@@ -42,7 +43,7 @@ pub struct Pod<'a> {
 /// # Errors
 /// [`CniError`].
 pub fn add(socket: &mut Socket, base: &Path, pod: Pod<'_>) -> Result<(), CniError> {
-    claims::place(socket, base, &table(), (&entries(pod), &chains(pod.network)), Table::insert)
+    place(socket, base, pod, Table::insert)
 }
 
 /// Makes lost rules of the pod again.
@@ -53,7 +54,12 @@ pub fn mend(socket: &mut Socket, base: &Path, pod: Pod<'_>) -> Result<(), CniErr
     if damage(socket, pod)?.is_none() {
         return Ok(());
     }
-    claims::place(socket, base, &table(), (&entries(pod), &chains(pod.network)), Table::mend)
+    place(socket, base, pod, Table::mend)
+}
+
+fn place(socket: &mut Socket, base: &Path, pod: Pod<'_>, how: Place) -> Result<(), CniError> {
+    let wanted = Wanted { alone: &[], shared: &entries(pod), chains: &chains(pod.network) };
+    Ok(claims::place(socket, base, &table(), wanted, how)?)
 }
 
 /// Forgets everything of the owner.
@@ -62,19 +68,6 @@ pub fn mend(socket: &mut Socket, base: &Path, pod: Pod<'_>) -> Result<(), CniErr
 /// [`NetError`].
 pub fn remove(socket: &mut Socket, base: &Path, tables: &Tables, owner: &Owner) -> Result<(), NetError> {
     claims::remove_of(socket, base, (tables, &table()), owner).map(|_| ())
-}
-
-/// Forgets everything of the network that belongs to no valid attachment.
-///
-/// # Errors
-/// [`NetError`].
-pub fn gc(
-    socket: &mut Socket,
-    base: &Path,
-    network: &NetworkName,
-    valid: &[Attachment],
-) -> Result<(), NetError> {
-    claims::remove(socket, base, &table(), &|tag| is_stale(tag, network, valid)).map(|_| ())
 }
 
 /// What is missing, in words.

@@ -9,14 +9,15 @@ use std::path::Path;
 use ipnet::IpNet;
 use proto::cni::{Attachment, CniError, NetworkName, Request};
 
-use super::{claims, keys, prev_result};
+use super::claims::{self, Wanted};
+use super::{keys, prev_result};
 use crate::net::NetError;
 use crate::net::nft::{
     Chain, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Rule, Table, TableFamily,
     Tables, Verdict,
 };
 use crate::net::socket::Socket;
-use crate::owner::{Owner, is_stale};
+use crate::owner::Owner;
 use crate::plugin::predecessor::{self, Trade};
 
 const NFPROTO_IPV4: u8 = 2;
@@ -27,7 +28,9 @@ const NFPROTO_IPV6: u8 = 10;
 /// # Errors
 /// [`CniError`].
 pub fn add(socket: &mut Socket, base: &Path, owner: &Owner, addresses: &[IpNet]) -> Result<(), CniError> {
-    claims::place(socket, base, &table(), (&entries(owner, addresses), &chains(addresses)), Table::insert)
+    let (shared, chains) = (entries(owner, addresses), chains(addresses));
+    let wanted = Wanted { alone: &[], shared: &shared, chains: &chains };
+    Ok(claims::place(socket, base, &table(), wanted, Table::insert)?)
 }
 
 /// Makes lost rules of an attachment again, from the result of its ADD.
@@ -47,9 +50,9 @@ pub fn repair(request: &Request, attachment: &Attachment) -> Result<(), CniError
     if damage(&mut socket, &owner, &addresses)?.is_none() {
         return Ok(());
     }
-    let wanted = entries(&owner, &addresses);
-    let base = keys::state_dir(request)?;
-    claims::place(&mut socket, &base, &table(), (&wanted, &chains(&addresses)), Table::mend)
+    let (shared, chains) = (entries(&owner, &addresses), chains(&addresses));
+    let wanted = Wanted { alone: &[], shared: &shared, chains: &chains };
+    Ok(claims::place(&mut socket, &keys::state_dir(request)?, &table(), wanted, Table::mend)?)
 }
 
 /// Forgets everything of the owner, whoever made it.
@@ -73,7 +76,7 @@ pub fn gc(
     network: &NetworkName,
     valid: &[Attachment],
 ) -> Result<(), NetError> {
-    claims::remove(socket, base, &table(), &|tag| is_stale(tag, network, valid))?;
+    claims::gc(socket, base, &table(), network, valid)?;
     let tables = Tables::read(socket)?;
     predecessor::forget(socket, &tables, Trade::Masquerade, &|trace| trace.is_stale(network, valid))
 }

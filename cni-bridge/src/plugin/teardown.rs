@@ -5,7 +5,7 @@ use std::path::Path;
 
 use proto::cni::{Attachment, CniError, ErrorCode, Request};
 
-use super::{collect, detaching, isolation, keys, masquerade, veth};
+use super::{claims, collect, detaching, isolation, keys, masquerade, veth};
 use crate::ipam;
 use crate::net::NetError;
 use crate::net::link::{self, Link};
@@ -67,12 +67,8 @@ pub fn gc(request: &Request) -> Result<(), CniError> {
     let base = keys::state_dir_or_default(request);
     let rules = Socket::netfilter().and_then(|mut socket| {
         nft::generation(&mut socket)?;
-        masquerade::gc(&mut socket, &base, network, &valid).and(isolation::gc(
-            &mut socket,
-            &base,
-            network,
-            &valid,
-        ))
+        let masquerade = masquerade::gc(&mut socket, &base, network, &valid);
+        masquerade.and(claims::gc(&mut socket, &base, &isolation::table(), network, &valid))
     });
     let links = Socket::route().and_then(|mut socket| {
         let all = link::list(&mut socket)?;

@@ -229,6 +229,57 @@ fn a_shared_parent_is_counted_in_one_place() {
     assert_eq!(node.leftovers(), NOTHING);
 }
 
+/// Networks whose frames have no tag would be one network on the wire.
+#[test]
+fn a_parent_carries_one_untagged_network() {
+    if !privileged() {
+        return;
+    }
+    for (master, by_gc) in [("wire0", false), ("wire0", true), ("br0", false)] {
+        let (node, _world) = on_wire(changed(|conf| conf["master"] = master.into()));
+        node.host.output("ip", &["link", "add", "br0", "up", "type", "bridge"]);
+        let other = changed(|conf| {
+            conf["master"] = master.into();
+            conf["mode"] = "private".into();
+            conf["ipam"]["ranges"] = json!([[{"subnet": "10.7.0.0/24"}]]);
+        });
+        let (mut node, first) = node.beside("other", other);
+        let second = std::mem::replace(&mut node.list, first.clone());
+        let (a, b, c) = (NetNs::new(), NetNs::new(), NetNs::new());
+        node.add("a", &a, Value::Null).unwrap();
+        node.add("b", &b, Value::Null).unwrap();
+        let add_other = |node: &mut Node| {
+            node.list = second.clone();
+            let outcome = node.add("c", &c, Value::Null);
+            node.list = first.clone();
+            outcome
+        };
+        let refused = |node: &mut Node| {
+            let error = add_other(node).err().unwrap();
+            assert_eq!(error.code, ErrorCode::INVALID_NETWORK_CONFIG);
+            let expect =
+                format!("master: link {master} has pods of network \"berth\", and carries one network");
+            assert!(error.msg.contains(&expect), "{error}");
+            assert!(no_link(&c, "eth0"));
+        };
+        refused(&mut node);
+        node.del("a", Some(&a.path)).unwrap();
+        refused(&mut node);
+        match by_gc {
+            true => node.whole(Verb::Gc, Some(&[])).unwrap(),
+            false => node.del("b", Some(&b.path)).unwrap(),
+        }
+        let added = add_other(&mut node).unwrap();
+        assert!(node.add("a", &a, Value::Null).is_err());
+        node.del("a", Some(&a.path)).unwrap();
+        assert_eq!(node.leftovers(), ["ledger other@c@eth0".to_owned(), format!("shared {master}")]);
+        node.list = second.clone();
+        node.check("c", &c, Value::Null, &added).unwrap();
+        node.del("c", Some(&c.path)).unwrap();
+        assert_eq!(node.leftovers(), NOTHING);
+    }
+}
+
 /// Whatever a killed ADD or DEL has done, one DEL undoes, down to a shared shim.
 #[test]
 fn a_killed_call_is_undone_by_del() {

@@ -3,6 +3,7 @@
 //! Needs root. Without it every test is skipped, loudly; with `E2E_REQUIRE=1` that is a failure.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod altered;
 mod bandwidth;
 mod bridge;
 mod crash;

@@ -144,13 +144,15 @@ impl Node {
         Self::new(|json| json["plugins"] = json!([plugin]))
     }
 
-    /// Another network on the same host and store.
-    pub fn beside(self, name: &str, plugin: Value) -> (Self, NetConfList) {
-        let mut json = json!({"cniVersion": "1.1.0", "name": name, "plugins": [plugin]});
-        let plugin = &mut json["plugins"][0];
-        plugin["stateDir"] = self.dir.path().join("state").to_str().unwrap().into();
-        if plugin["ipam"].is_object() {
-            plugin["ipam"]["dataDir"] = self.dir.path().to_str().unwrap().into();
+    /// Another network, of one plugin or several, on the same host and store.
+    pub fn beside(self, name: &str, plugins: Value) -> (Self, NetConfList) {
+        let plugins = if plugins.is_array() { plugins } else { json!([plugins]) };
+        let mut json = json!({"cniVersion": "1.1.0", "name": name, "plugins": plugins});
+        for plugin in json["plugins"].as_array_mut().unwrap() {
+            plugin["stateDir"] = self.dir.path().join("state").to_str().unwrap().into();
+            if plugin["ipam"].is_object() {
+                plugin["ipam"]["dataDir"] = self.dir.path().to_str().unwrap().into();
+            }
         }
         let list = NetConfList::parse(json.to_string().as_bytes()).unwrap();
         let first = self.list;
@@ -296,6 +298,7 @@ impl Node {
                 ("berth_portmap", "addrs6"),
                 ("berth_portmap", "pods4"),
                 ("berth_portmap", "pods6"),
+                ("berth_portmap", "claims"),
                 ("berth_portmap_if", "ports4"),
                 ("berth_portmap_if", "addrs4"),
                 ("berth_portmap_if", "when4"),
@@ -306,6 +309,7 @@ impl Node {
                 ("berth_isolation", "claims"),
                 ("berth_firewall", "pods4"),
                 ("berth_firewall", "pods6"),
+                ("berth_firewall", "claims"),
             ] {
                 let elements = cni_bridge::net::nft::elements(&mut netfilter, table, map).unwrap();
                 found.extend(
@@ -318,8 +322,11 @@ impl Node {
                 found.extend(rules.into_iter().map(|rule| format!("CNI-FORWARD {}", rule.comment)));
             }
             let bridged = TableId { family: TableFamily::Bridge, name: "berth_firewall" };
-            let elements = cni_bridge::net::nft::elements(&mut netfilter, bridged, "pods4").unwrap();
-            found.extend(elements.into_iter().flatten().map(|element| format!("bridged {}", element.owner)));
+            for map in ["pods4", "pods6", "claims"] {
+                let elements = cni_bridge::net::nft::elements(&mut netfilter, bridged, map).unwrap();
+                let elements = elements.into_iter().flatten();
+                found.extend(elements.map(|element| format!("bridged {map} {}", element.owner)));
+            }
             found
         });
         let store = self.dir.path().join(self.list.name.as_str());

@@ -6,16 +6,28 @@ use serde_json::{Value, json};
 use super::node::{NetNs, Node, privileged};
 use super::wire::{connect, serve, wire};
 
-fn conf(bridge: &str) -> Value {
-    json!({"type": "bridge", "bridge": bridge, "isDefaultGateway": true, "ipMasq": true, "isolateNetworks": true,
-        "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.9.0.0/24"}], [{"subnet": "fd00:9::/64"}]]}})
+/// Every plugin that has something for an address.
+fn conf(bridge: &str, policy: &str) -> Value {
+    let ranges = json!([[{"subnet": "10.9.0.0/24"}], [{"subnet": "fd00:9::/64"}]]);
+    json!([
+        {"type": "bridge", "bridge": bridge, "isDefaultGateway": true, "ipMasq": true, "isolateNetworks": true,
+         "ipam": {"type": "host-local", "ranges": ranges}},
+        {"type": "portmap", "capabilities": {"portMappings": true}, "masqAll": bridge == "br1"},
+        {"type": "firewall", "ingressPolicy": policy},
+    ])
 }
 
-/// A node that can be asked for either of the networks `berth` and `other`.
-fn node() -> (Node, [NetConfList; 2]) {
-    let (node, first) = Node::with(conf("br0")).beside("other", conf("br1"));
+/// A node that can be asked for either of the networks `berth` and `other`, whose pods have the policies.
+fn node(policies: [&str; 2]) -> (Node, [NetConfList; 2]) {
+    let node = Node::new(|json| json["plugins"] = conf("br0", policies[0]));
+    let (node, first) = node.beside("other", conf("br1", policies[1]));
     let lists = [first, node.list.clone()];
     (node, lists)
+}
+
+/// What the pods of the networks publish.
+fn ports(network: usize) -> Value {
+    json!([{"hostPort": 8080 + network, "containerPort": 80}])
 }
 
 #[test]
@@ -23,22 +35,29 @@ fn del_takes_nothing_from_the_other_network() {
     if !privileged() {
         return;
     }
-    let (mut node, lists) = node();
+    for policies in [["same-bridge", "isolated"], ["isolated", "isolated"]] {
+        takes_nothing_from_the_other(policies);
+    }
+}
+
+fn takes_nothing_from_the_other(policies: [&str; 2]) {
+    let (mut node, lists) = node(policies);
     let (pods, world) = ([NetNs::new(), NetNs::new()], NetNs::new());
     wire(&node.host, &world, ("192.0.2.1/24", "192.0.2.2/24"));
     serve(&world, "0.0.0.0:1000");
+    serve(&pods[0], "0.0.0.0:80");
     for (going, by_gc) in [(0, false), (1, false), (0, true), (1, true)] {
         let staying = 1 - going;
         let added: Vec<_> = (0..2)
             .map(|index| {
                 node.list = lists[index].clone();
-                node.add("a", &pods[index], Value::Null).unwrap()
+                node.add("a", &pods[index], ports(index)).unwrap()
             })
             .collect();
         assert_eq!(added[0].ip4(), added[1].ip4());
         for index in 0..2 {
             node.list = lists[index].clone();
-            node.check("a", &pods[index], Value::Null, &added[index]).unwrap();
+            node.check("a", &pods[index], ports(index), &added[index]).unwrap();
         }
         node.list = lists[going].clone();
         match by_gc {
@@ -46,17 +65,19 @@ fn del_takes_nothing_from_the_other_network() {
             false => node.del("a", None).unwrap(),
         }
         node.list = lists[staying].clone();
-        node.check("a", &pods[staying], Value::Null, &added[staying]).unwrap();
+        node.check("a", &pods[staying], ports(staying), &added[staying]).unwrap();
         let left = node.leftovers();
         let of_gone = format!("{}/a/eth0", lists[going].name);
         assert!(!left.iter().any(|what| what.ends_with(&of_gone)), "{left:?}");
         if staying == 0 {
             // The way back leads to the first bridge only.
             assert_eq!(connect(&pods[0], "192.0.2.2:1000"), Ok("192.0.2.1".to_owned()));
+            assert_eq!(connect(&world, "192.0.2.1:8080"), Ok("192.0.2.2".to_owned()));
         }
         node.del("a", None).unwrap();
         assert_eq!(node.leftovers(), [""; 0]);
     }
+    assert!(!node.host.output("nft", &["list", "tables"]).contains("berth_firewall"));
 }
 
 /// Within a network an address has one pod; what another had of it is its leftover.
@@ -65,7 +86,7 @@ fn within_a_network_the_last_one_has_the_address() {
     if !privileged() {
         return;
     }
-    let (mut node, lists) = node();
+    let (mut node, lists) = node(["isolated", "isolated"]);
     node.list = lists[0].clone();
     let (lost, pod) = (NetNs::new(), NetNs::new());
     node.add("a", &lost, Value::Null).unwrap();
@@ -86,22 +107,28 @@ fn an_earlier_versions_table_is_used_and_removed() {
     if !privileged() {
         return;
     }
-    let (mut node, lists) = node();
+    let (mut node, lists) = node(["isolated", "isolated"]);
     let pods = [NetNs::new(), NetNs::new()];
     let forget_claims = |node: &Node| {
-        for table in ["berth_masquerade", "berth_isolation"] {
-            node.host.output("nft", &["delete", "map", "inet", table, "claims"]);
+        for table in [
+            "inet berth_masquerade",
+            "inet berth_isolation",
+            "inet berth_portmap",
+            "inet berth_firewall",
+            "bridge berth_firewall",
+        ] {
+            node.host.output("nft", &[&format!("delete map {table} claims")]);
         }
     };
     node.list = lists[0].clone();
-    let first = node.add("a", &pods[0], Value::Null).unwrap();
+    let first = node.add("a", &pods[0], ports(0)).unwrap();
     forget_claims(&node);
     node.list = lists[1].clone();
-    let second = node.add("a", &pods[1], Value::Null).unwrap();
-    node.check("a", &pods[1], Value::Null, &second).unwrap();
+    let second = node.add("a", &pods[1], ports(1)).unwrap();
+    node.check("a", &pods[1], ports(1), &second).unwrap();
     node.del("a", None).unwrap();
     node.list = lists[0].clone();
-    node.check("a", &pods[0], Value::Null, &first).unwrap();
+    node.check("a", &pods[0], ports(0), &first).unwrap();
     forget_claims(&node);
     node.del("a", None).unwrap();
     assert_eq!(node.leftovers(), [""; 0]);

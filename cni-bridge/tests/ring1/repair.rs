@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use super::node::{Added, NetNs, Node, attachment, privileged};
 use super::wire::{connect, is_lost, serve, wire};
 
-fn with_firewall(json: &mut Value) {
+pub fn with_firewall(json: &mut Value) {
     json["plugins"][0]["isolateNetworks"] = true.into();
     let firewall = json!({"type": "firewall", "ingressPolicy": "isolated"});
     json["plugins"].as_array_mut().unwrap().push(firewall);
 }
 
 /// The record that libcni keeps of an ADD.
-fn record(node: &Node, container: &str, pod: &NetNs, ports: &Value, added: &Added) {
+pub fn record(node: &Node, container: &str, pod: &NetNs, ports: &Value, added: &Added) {
     let record = json!({
         "kind": "cniCacheV1", "containerId": container, "config": STANDARD.encode(node.list.to_bytes()),
         "ifName": "eth0", "networkName": node.list.name, "netns": pod.path, "cniArgs": [["IgnoreUnknown", "1"]],
@@ -32,7 +32,7 @@ fn record(node: &Node, container: &str, pod: &NetNs, ports: &Value, added: &Adde
 
 /// Runs the program on all records, with `plugins` in the only directory of CNI_PATH.
 #[allow(clippy::disallowed_methods, reason = "the test runs the program under test")]
-fn repair(node: &Node, plugins: &[&str]) -> Result<(), String> {
+pub fn repair(node: &Node, plugins: &[&str]) -> Result<(), String> {
     let dir = tempfile::tempdir().unwrap();
     let program = env!("CARGO_BIN_EXE_cni-bridge");
     plugins.iter().for_each(|plugin| symlink(program, dir.path().join(plugin)).unwrap());
@@ -48,7 +48,7 @@ fn repair(node: &Node, plugins: &[&str]) -> Result<(), String> {
     }
 }
 
-const ALL: [&str; 3] = ["bridge", "portmap", "firewall"];
+pub const ALL: [&str; 3] = ["bridge", "portmap", "firewall"];
 
 #[test]
 fn whatever_rules_are_lost_come_back() {

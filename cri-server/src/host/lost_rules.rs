@@ -1,4 +1,5 @@
-//! Tells when somebody took the network plugins' rules out of nf_tables: `nft flush ruleset`, a firewall's restart.
+//! Tells when somebody took the network plugins' rules out of nf_tables, or altered them: `nft flush ruleset`, a
+//! firewall's restart.
 //!
 //! The kernel announces every transaction, and who made it. What plugins remove themselves is no loss.
 
@@ -16,9 +17,11 @@ const SUBSYSTEM: u16 = 10;
 const BUFFER: usize = 64 << 10;
 const HEADER: usize = 20;
 
+const NEW_TABLE: u16 = 0;
 const DEL_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const DEL_CHAIN: u16 = 5;
+const NEW_RULE: u16 = 6;
 const DEL_RULE: u16 = 8;
 const DEL_SET: u16 = 11;
 const DEL_ELEMENT: u16 = 14;
@@ -112,17 +115,17 @@ impl Transaction {
     }
 }
 
-/// Whether a message takes something of the plugins', or makes a chain that their rules belong in.
+/// Whether a message takes or alters something of the plugins', or makes a chain that their rules belong in.
 fn takes(kind: u16, body: &[u8]) -> bool {
     let Some(table) = attribute(body, 1).map(text) else { return false };
     let chain = |number: u16| attribute(body, number).map(text).unwrap_or_default();
     let (filter, chains) = FILTER;
     match kind {
         DEL_TABLE => table.starts_with(TABLES) || table == filter,
-        DEL_SET | DEL_ELEMENT => table.starts_with(TABLES),
+        NEW_TABLE | NEW_RULE | DEL_SET | DEL_ELEMENT => table.starts_with(TABLES),
         DEL_RULE => table.starts_with(TABLES) || (table == filter && chains.contains(&chain(2))),
         DEL_CHAIN => table.starts_with(TABLES) || (table == filter && chains.contains(&chain(3))),
-        NEW_CHAIN => table == filter && chain(3) == chains[0],
+        NEW_CHAIN => table.starts_with(TABLES) || (table == filter && chain(3) == chains[0]),
         _ => false,
     }
 }
@@ -195,7 +198,12 @@ mod tests {
         check(message(DEL_RULE, &[(1, "filter"), (2, "INPUT")]), "iptables", false);
         check(message(DEL_CHAIN, &[(1, "filter"), (3, "CNI-FORWARD")]), "iptables", true);
         check(message(NEW_CHAIN, &[(1, "filter"), (3, "FORWARD")]), "dockerd", true);
-        check(message(NEW_CHAIN, &[(1, "berth_portmap"), (3, "publish")]), "nft", false);
+        check(message(NEW_CHAIN, &[(1, "berth_portmap"), (3, "publish")]), "nft", true);
+        check(message(NEW_CHAIN, &[(1, "other"), (3, "FORWARD")]), "nft", false);
+        check(of(NEW_TABLE, "berth_portmap"), "nft", true);
+        check(of(NEW_RULE, "berth_portmap"), "nft", true);
+        check(of(NEW_RULE, "berth_portmap"), "portmap", false);
+        check(of(NEW_RULE, "filter"), "nft", false);
     }
 
     #[test]

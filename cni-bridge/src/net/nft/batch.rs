@@ -151,7 +151,7 @@ pub struct Element {
 pub enum Target {
     /// Bytes, each part padded to 4 bytes.
     Value(Vec<u8>),
-    /// A jump to a chain.
+    /// A jump to a chain; without a name any other verdict, which nothing here makes.
     Jump(String),
 }
 
@@ -171,10 +171,10 @@ impl Batch {
         self.messages.len()
     }
 
-    /// Makes the table if it is not there.
+    /// Makes the table if it is not there, and wakes it up if it is dormant.
     pub fn add_table(&mut self) {
         let mut body = Attributes::default();
-        body.text(1, self.table.name);
+        body.text(1, self.table.name).number(2, 0);
         self.push("creating nf_tables table".to_owned(), Kind::NewTable, NLM_F_CREATE, body);
     }
 

@@ -137,7 +137,7 @@ impl Verdict {
         let code: i32 = match self {
             Self::Drop => 0,
             Self::Accept => 1,
-            Self::Jump(_) => -3,
+            Self::Jump(_) => JUMP,
             Self::Return => -5,
         };
         out.number(1, code as u32);
@@ -240,6 +240,8 @@ fn known_connections() -> [u8; 168] {
     options
 }
 
+/// The kernel's number for a jump.
+pub(super) const JUMP: i32 = -3;
 const VERDICT_REGISTER: u32 = 0;
 
 /// The kernel counts its 4-byte registers from 8.

@@ -2,7 +2,9 @@
 
 use netlink_packet_core::NLM_F_DUMP;
 
+use super::alike::are_alike;
 use super::batch::{Element, Kind, TableFamily, TableId, Target, element_key, message};
+use super::expression::{Expression, JUMP};
 use super::wire::{Attributes, attribute, attributes, read_comment, text};
 use crate::net::error::NetError;
 use crate::net::socket::{Answer, Message, Socket};
@@ -171,18 +173,6 @@ impl Tables {
     }
 }
 
-/// Chain and comment of every rule of a table; empty where the table is not there.
-///
-/// # Errors
-/// [`NetError`].
-pub fn rules<'a>(
-    socket: &mut Socket,
-    table: impl Into<TableId<'a>>,
-) -> Result<Vec<(String, String)>, NetError> {
-    let found = list_rules(socket, table.into(), None)?;
-    Ok(found.into_iter().map(|rule| (rule.chain, rule.comment)).collect())
-}
-
 /// A rule as it is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundRule {
@@ -209,6 +199,11 @@ impl FoundRule {
     pub fn compares(&self, bytes: &[u8]) -> bool {
         let value = |data| attribute(attribute(data, 3)?, 1);
         self.data_of("cmp").any(|data| value(data) == Some(bytes))
+    }
+
+    /// Whether it does what `steps` do.
+    pub fn does(&self, steps: &[Expression]) -> bool {
+        are_alike(&self.steps, steps)
     }
 
     /// The data of the steps called `name`.
@@ -295,7 +290,10 @@ fn read_element(entry: &[u8]) -> Option<Element> {
     let data = attribute(entry, 2)?;
     let data = match (attribute(data, 1), attribute(data, 2)) {
         (Some(value), _) => Target::Value(value.to_vec()),
-        (None, Some(verdict)) => Target::Jump(attribute(verdict, 2).map(text).unwrap_or_default()),
+        (None, Some(verdict)) if attribute(verdict, 1) == Some(&JUMP.to_be_bytes()) => {
+            Target::Jump(attribute(verdict, 2).map(text).unwrap_or_default())
+        }
+        (None, Some(_)) => Target::Jump(String::new()),
         (None, None) => return None,
     };
     Some(Element { key, data, owner })

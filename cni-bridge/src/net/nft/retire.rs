@@ -22,7 +22,7 @@ pub(super) fn unused(socket: &mut Socket, table: &Table, removed: &Removed) -> R
             Target::Jump(chain) => Some(chain.as_str()),
             Target::Value(_) => None,
         })
-        .filter(|chain| table.chains.iter().all(|(fixed, _)| fixed.name != *chain))
+        .filter(|chain| !chain.is_empty() && table.chains.iter().all(|(fixed, _)| fixed.name != *chain))
         .collect();
     chains.sort_unstable();
     chains.dedup();

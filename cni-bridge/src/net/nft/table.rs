@@ -9,14 +9,14 @@ use netlink_packet_core::NLM_F_EXCL;
 use rustix::io::Errno;
 
 use super::batch::{Batch, Chain, Element, Map, Rule, TableFamily, TableId, Target};
-use super::query::{Tables, chain_exists, element, elements, elements_at, generation, rules};
+use super::query::{Tables, chain_exists, elements, elements_at, generation};
 use super::register::{self, OWNED};
 use super::retire;
 use crate::net::error::NetError;
 use crate::net::socket::Socket;
 
 /// How often a change is tried again when others change nf_tables meanwhile.
-const ATTEMPTS: usize = 16;
+pub(super) const ATTEMPTS: usize = 16;
 
 /// The fixed part of a table.
 #[derive(Debug, Clone)]
@@ -115,44 +115,6 @@ impl Table {
         }
     }
 
-    /// Makes fixed part, chains on demand and elements as they should be, whatever of them is there. One transaction.
-    ///
-    /// # Errors
-    /// As [`Table::insert`].
-    pub fn mend(
-        &self,
-        socket: &mut Socket,
-        wanted: &[(&'static str, Element, Conflict)],
-        chains: &[OnDemand],
-    ) -> Result<(), InsertError> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let seen = generation(socket)?;
-            let known = rules(socket, self.id())?;
-            let mut batch = Batch::new(self.id());
-            self.declare(socket, &mut batch, &[])?;
-            for on_demand in chains {
-                batch.add_chain(&Chain { name: on_demand.chain.clone(), hook: None }, 0);
-                batch.flush_chain(&on_demand.chain);
-                on_demand.rules.iter().for_each(|rule| batch.add_rule(&on_demand.chain, rule));
-                if let Some((chain, rule)) = &on_demand.beside
-                    && !known.iter().any(|(at, comment)| at == chain && *comment == rule.comment)
-                {
-                    batch.add_rule(chain, rule);
-                }
-            }
-            for (map, key) in self.stale(socket, wanted)? {
-                batch.delete_element(map, &key);
-            }
-            self.add(&mut batch, wanted);
-            match batch.commit(socket, Some(seen)) {
-                Err(error) if tries < ATTEMPTS && is_race(&error) => continue,
-                outcome => return Ok(outcome?),
-            }
-        }
-    }
-
     /// Makes the fixed part, or makes it whole again.
     ///
     /// # Errors
@@ -163,7 +125,8 @@ impl Table {
         batch.commit(socket, None)
     }
 
-    fn add(&self, batch: &mut Batch, wanted: &[(&'static str, Element, Conflict)]) {
+    /// Adds elements of one owner, and the notes of them.
+    pub(super) fn add(&self, batch: &mut Batch, wanted: &[(&'static str, Element, Conflict)]) {
         wanted.iter().for_each(|(map, element, _)| batch.add_element(map, element));
         let notes = register::notes(wanted.iter().map(|(map, element, _)| (*map, element)));
         notes.iter().for_each(|note| batch.add_note(note));
@@ -270,42 +233,6 @@ impl Table {
         Ok(there.then_some((going, left)))
     }
 
-    /// What is missing or different, in words; `None` when all is in place.
-    ///
-    /// # Errors
-    /// [`NetError`].
-    pub fn damage(
-        &self,
-        socket: &mut Socket,
-        wanted: &[(&'static str, Element)],
-        chains: &[OnDemand],
-    ) -> Result<Option<String>, NetError> {
-        let found = rules(socket, self.id())?;
-        let fixed =
-            self.chains.iter().flat_map(|(chain, rules)| rules.iter().map(|rule| (&chain.name[..], rule)));
-        let own = chains.iter().flat_map(|chain| chain.rules.iter().map(|rule| (&chain.chain[..], rule)));
-        let beside =
-            chains.iter().filter_map(|chain| chain.beside.as_ref()).map(|(chain, rule)| (*chain, rule));
-        for (chain, rule) in fixed.chain(own).chain(beside) {
-            if !found.iter().any(|(at, comment)| at == chain && *comment == rule.comment) {
-                return Ok(Some(format!("rule {:?} of chain {chain} is missing", rule.comment)));
-            }
-        }
-        for (map, expected) in wanted {
-            match element(socket, self.id(), map, &expected.key)? {
-                None => return Ok(Some(format!("an element of map {map} is missing"))),
-                Some(found) if found != *expected => {
-                    return Ok(Some(format!(
-                        "an element of map {map} belongs to {:?} or differs",
-                        found.owner
-                    )));
-                }
-                Some(_) => {}
-            }
-        }
-        Ok(None)
-    }
-
     /// TableFamily and name.
     pub fn id(&self) -> TableId<'static> {
         TableId { family: self.family, name: self.name }
@@ -322,7 +249,13 @@ impl Table {
         Ok(true)
     }
 
-    fn declare(&self, socket: &mut Socket, batch: &mut Batch, chains: &[OnDemand]) -> Result<(), NetError> {
+    /// Makes the fixed part, with the chains of `chains` that are not there.
+    pub(super) fn declare(
+        &self,
+        socket: &mut Socket,
+        batch: &mut Batch,
+        chains: &[OnDemand],
+    ) -> Result<(), NetError> {
         batch.add_table();
         for map in self.all_maps() {
             batch.add_map(map);
@@ -354,8 +287,8 @@ impl Table {
         self.maps.iter().chain((!self.maps.is_empty()).then_some(&OWNED))
     }
 
-    /// Keys that must be freed first: taken over, or left by an earlier attempt of the same owner.
-    fn stale(
+    /// Keys that must be freed first: taken over, nobody's, or left by an earlier attempt of the same owner.
+    pub(super) fn stale(
         &self,
         socket: &mut Socket,
         wanted: &[(&'static str, Element, Conflict)],
@@ -365,7 +298,8 @@ impl Table {
         let found = elements_at(socket, self.id(), &keys)?;
         for (position, ((map, wanted, conflict), found)) in wanted.iter().zip(found).enumerate() {
             let Some(found) = found.map(|found| found.element) else { continue };
-            if found.owner != wanted.owner && *conflict == Conflict::Refuse {
+            let has_owner = !found.owner.is_empty() && found.owner != wanted.owner;
+            if has_owner && *conflict == Conflict::Refuse {
                 return Err(InsertError::Held { position, holder: found.owner });
             }
             stale.push((*map, found.key));
@@ -380,7 +314,7 @@ impl Table {
 }
 
 /// Whether another transaction came between reading and committing.
-fn is_race(error: &NetError) -> bool {
+pub(super) fn is_race(error: &NetError) -> bool {
     const ERESTART: i32 = 85;
     error.is_missing() || error.errno().is_some_and(|errno| errno.raw_os_error() == ERESTART)
 }

@@ -81,9 +81,18 @@ impl Attaching<'_> {
     /// The parent, after the ledger says what will be used.
     fn parent(&mut self) -> Result<Link, CniError> {
         let ledger = Ledger::open(&self.conf.state_dir)?;
+        if self.is_on_the_wire() {
+            parent::expect_sole(&mut self.host, &ledger, &self.plan, &self.request.conf.name)?;
+        }
         ledger.write(&self.owner, &self.entry(Vec::new())?)?;
         let socket = if is_inside(self.conf) { &mut self.inside } else { &mut self.host };
         parent::ensure(socket, self.conf, &self.plan, &ledger)
+    }
+
+    /// Whether the pod's frames are on a link of the host that is not Berth's, under addresses of their own.
+    fn is_on_the_wire(&self) -> bool {
+        let is_macvlan = matches!(self.conf.kind, Kind::MacVlan { .. });
+        is_macvlan && self.plan.made.is_none() && !is_inside(self.conf)
     }
 
     fn entry(&self, reached: Vec<IpAddr>) -> Result<Entry, CniError> {
@@ -91,7 +100,7 @@ impl Attaching<'_> {
         if !self.conf.shim.is_empty() {
             shared.push(shim::name(&self.request.conf.name, &self.plan.name));
         }
-        if self.plan.made.is_some() || (self.conf.promiscuous && !is_inside(self.conf)) {
+        if self.plan.made.is_some() || self.is_on_the_wire() {
             shared.push(self.plan.name.clone());
         }
         let netns = Some(self.netns.identity()?);

@@ -73,6 +73,33 @@ fn on_demand(host: &mut Socket, name: &str) -> Result<Plan, CniError> {
     Ok(Plan { name: name.to_owned(), made: Some(Made::Vlan(below.to_owned(), id)) })
 }
 
+/// Whether no other network has pods that send frames without a tag on the same link: they would be one network on
+/// the wire, and are to talk through a router only. A VLAN's frames have a tag.
+///
+/// # Errors
+/// [`ErrorCode::INVALID_NETWORK_CONFIG`] naming the network that has the link.
+pub fn expect_sole(
+    host: &mut Socket,
+    ledger: &Ledger,
+    plan: &Plan,
+    network: &NetworkName,
+) -> Result<(), CniError> {
+    let name = &plan.name;
+    if link::get(host, name)?.is_none_or(|parent| parent.kind == "vlan") {
+        return Ok(());
+    }
+    match ledger.other_network(name, network.as_str())? {
+        None => Ok(()),
+        Some(other) => {
+            let problem = format!(
+                "link {name} has pods of network {other:?}, and carries one network without a VLAN; name one of its \
+                 VLANs, as {name}.<1 to 4094>"
+            );
+            Err(CniError::config("master", problem))
+        }
+    }
+}
+
 /// The parent, made if it is to be; up, and large enough. The caller has written in the ledger that it uses it.
 ///
 /// # Errors

@@ -55,10 +55,9 @@ fn add_to(
     admin_chain: &str,
 ) -> Result<(), NetError> {
     let seen = nft::generation(socket)?;
-    let hooked =
-        nft::rules_of(socket, table, HOOK)?.iter().any(|rule| rule.jumps_to().as_deref() == Some(OURS));
+    let hooked = nft::rules_of(socket, table, HOOK)?.iter().any(|rule| rule.does(&[to_chain(OURS)]));
     let own = nft::rules_of(socket, table, OURS)?;
-    let administered = own.iter().any(|rule| rule.jumps_to().as_deref() == Some(admin_chain));
+    let administered = own.iter().any(|rule| rule.does(&[to_chain(admin_chain)]));
     let mut batch = Batch::new(table);
     // With both jumps there, so are the chains: if they are gone meanwhile, this is refused and tried again.
     if !hooked || !administered {
@@ -68,7 +67,7 @@ fn add_to(
     }
     let jump = |comment: &str, chain: &str| Rule {
         comment: comment.to_owned(),
-        steps: vec![Expression::Count, Expression::Verdict(Verdict::Jump(chain.to_owned()))],
+        steps: vec![Expression::Count, to_chain(chain)],
     };
     if !hooked {
         batch.insert_rule(HOOK, &jump("CNI firewall plugin rules", OURS));
@@ -84,6 +83,10 @@ fn add_to(
     }
     // Two who find no jump must not both make one.
     batch.commit(socket, (!hooked || !administered).then_some(seen))
+}
+
+fn to_chain(name: &str) -> Expression {
+    Expression::Verdict(Verdict::Jump(name.to_owned()))
 }
 
 /// To the address only what belongs to a known connection, from it everything.
@@ -190,22 +193,32 @@ pub fn damage(socket: &mut Socket, owner: &Owner, addresses: &[IpAddr]) -> Resul
             continue;
         }
         let hooked = nft::rules_of(socket, table, HOOK)?;
-        if !hooked.iter().any(|rule| rule.jumps_to().as_deref() == Some(OURS)) {
+        if !hooked.iter().any(|rule| rule.does(&[to_chain(OURS)])) {
             return Ok(Some(format!("chain {HOOK} does not jump to {OURS}")));
         }
         let found = nft::rules_of(socket, table, OURS)?;
         for address in own {
-            let of = |tag: &str| {
-                let is = |rule: &&FoundRule| rule.comment == tag && rule.compares(&octets(address));
-                found.iter().filter(is).count()
-            };
-            // What the reference plugin made has no owner, and serves as well; it may have left some of it behind.
-            if of(owner.tag()) < 2 && of("") < 2 {
-                return Ok(Some(format!("a rule of chain {OURS} for {address} is missing")));
+            if let Some(how) = damage_of(&found, owner, address) {
+                return Ok(Some(format!("a rule of chain {OURS} for {address} {how}")));
             }
         }
     }
     Ok(None)
+}
+
+fn damage_of(found: &[FoundRule], owner: &Owner, address: IpAddr) -> Option<&'static str> {
+    let of = |tag: &str| -> Vec<&FoundRule> {
+        let is = |rule: &&FoundRule| rule.comment == tag && rule.compares(&octets(address));
+        found.iter().filter(is).collect()
+    };
+    let own = of(owner.tag());
+    match accepting(owner, address).iter().all(|rule| own.iter().any(|found| found.does(&rule.steps))) {
+        true => None,
+        // What the reference plugin made has no owner, and serves as well; it may have left some of it behind.
+        false if of("").len() >= 2 => None,
+        false if own.len() >= 2 => Some("was altered"),
+        false => Some("is missing"),
+    }
 }
 
 fn by_table(addresses: &[IpAddr]) -> [(TableId<'static>, Vec<IpAddr>); 2] {

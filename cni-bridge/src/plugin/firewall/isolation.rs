@@ -5,18 +5,23 @@
 //!
 //! Table bridge `berth_firewall`: what goes from port to port of one bridge does not pass there; it is dropped here
 //! when it is for an isolated pod.
+//!
+//! In both, [`claims`] is for addresses that several networks have.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use proto::cni::CniError;
 
 use super::conf::IngressPolicy;
+use crate::net::NetError;
 use crate::net::nft::{
-    Chain, Conflict, Element, Expression, Field, HeaderField, Hook, InsertError, Map, Meta, OnDemand, Rule,
-    Table, TableFamily, Tables, Verdict,
+    Chain, Element, Expression, Field, HeaderField, Hook, Map, Meta, OnDemand, Place, Rule, Table,
+    TableFamily, Tables, Verdict,
 };
 use crate::net::socket::Socket;
 use crate::owner::Owner;
+use crate::plugin::claims::{self, Wanted};
 use crate::plugin::masquerade::of_family;
 
 const FORWARD: u32 = 2;
@@ -34,49 +39,50 @@ pub struct Protection<'a> {
     pub addresses: &'a [IpAddr],
 }
 
-/// Protects an owner's pod.
+/// Protects an owner's pod; `base` is where locks are.
 ///
 /// # Errors
-/// [`crate::net::NetError`].
-pub fn add(socket: &mut Socket, owner: &Owner, protection: &Protection<'_>) -> Result<(), CniError> {
-    for (table, elements, chains) in wanted(owner, protection) {
-        let elements: Vec<_> =
-            elements.into_iter().map(|(map, element)| (map, element, Conflict::Replace)).collect();
-        match table.insert(socket, &elements, &chains) {
-            Ok(()) | Err(InsertError::Held { .. }) => {}
-            Err(InsertError::Net(error)) => return Err(error.into()),
-        }
-    }
-    Ok(())
+/// [`CniError`].
+pub fn add(
+    socket: &mut Socket,
+    base: &Path,
+    owner: &Owner,
+    protection: &Protection<'_>,
+) -> Result<(), CniError> {
+    wanted(owner, protection).iter().try_for_each(|part| place(socket, base, part, Table::insert))
 }
 
 /// Makes lost rules of an owner's pod again.
 ///
 /// # Errors
-/// [`crate::net::NetError`].
-pub fn mend(socket: &mut Socket, owner: &Owner, protection: &Protection<'_>) -> Result<(), CniError> {
-    for (table, elements, chains) in wanted(owner, protection) {
-        if table.damage(socket, &elements, &chains)?.is_none() {
-            continue;
-        }
-        let elements: Vec<_> =
-            elements.into_iter().map(|(map, element)| (map, element, Conflict::Replace)).collect();
-        match table.mend(socket, &elements, &chains) {
-            Ok(()) | Err(InsertError::Held { .. }) => {}
-            Err(InsertError::Net(error)) => return Err(error.into()),
+/// [`CniError`].
+pub fn mend(
+    socket: &mut Socket,
+    base: &Path,
+    owner: &Owner,
+    protection: &Protection<'_>,
+) -> Result<(), CniError> {
+    for part in wanted(owner, protection) {
+        if damage_of(socket, &part)?.is_some() {
+            place(socket, base, &part, Table::mend)?;
         }
     }
     Ok(())
 }
 
+fn place(socket: &mut Socket, base: &Path, part: &Part, how: Place) -> Result<(), CniError> {
+    let wanted = Wanted { alone: &[], shared: &part.elements, chains: &part.chains };
+    Ok(claims::place(socket, base, &part.table, wanted, how)?)
+}
+
 /// Forgets whatever belongs to the owner.
 ///
 /// # Errors
-/// [`crate::net::NetError`].
-pub fn remove_of(socket: &mut Socket, owner: &Owner) -> Result<(), CniError> {
+/// [`NetError`].
+pub fn remove_of(socket: &mut Socket, base: &Path, owner: &Owner) -> Result<(), NetError> {
     let tables = Tables::read(socket)?;
     for table in [routed(), bridged()] {
-        table.remove_of(socket, &tables, owner.tag())?;
+        claims::remove_of(socket, base, (&tables, &table), owner)?;
     }
     Ok(())
 }
@@ -84,10 +90,10 @@ pub fn remove_of(socket: &mut Socket, owner: &Owner) -> Result<(), CniError> {
 /// Forgets whatever belongs to owners that `gone` names.
 ///
 /// # Errors
-/// [`crate::net::NetError`].
-pub fn remove(socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<(), CniError> {
+/// [`NetError`].
+pub fn remove(socket: &mut Socket, base: &Path, gone: &dyn Fn(&str) -> bool) -> Result<(), NetError> {
     for table in [routed(), bridged()] {
-        table.remove(socket, gone)?;
+        claims::remove(socket, base, &table, gone)?;
     }
     Ok(())
 }
@@ -95,23 +101,33 @@ pub fn remove(socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<(), Cn
 /// What is missing, in words.
 ///
 /// # Errors
-/// [`crate::net::NetError`].
+/// [`NetError`].
 pub fn damage(
     socket: &mut Socket,
     owner: &Owner,
     protection: &Protection<'_>,
-) -> Result<Option<String>, CniError> {
-    for (table, elements, chains) in wanted(owner, protection) {
-        if let Some(damage) = table.damage(socket, &elements, &chains)? {
+) -> Result<Option<String>, NetError> {
+    for part in wanted(owner, protection) {
+        if let Some(damage) = damage_of(socket, &part)? {
             return Ok(Some(damage));
         }
     }
     Ok(None)
 }
 
-type Wanted = (Table, Vec<(&'static str, Element)>, Vec<OnDemand>);
+fn damage_of(socket: &mut Socket, part: &Part) -> Result<Option<String>, NetError> {
+    let expected = claims::expected(socket, &part.table, &part.elements)?;
+    part.table.damage(socket, &expected, &part.chains)
+}
 
-fn wanted(owner: &Owner, protection: &Protection<'_>) -> Vec<Wanted> {
+/// What a pod has in one table.
+struct Part {
+    table: Table,
+    elements: Vec<(&'static str, Element)>,
+    chains: Vec<OnDemand>,
+}
+
+fn wanted(owner: &Owner, protection: &Protection<'_>) -> Vec<Part> {
     let chain = into_bridge(protection);
     let elements = |chain: &str| -> Vec<(&'static str, Element)> {
         let element = |address: &IpAddr| match address {
@@ -120,9 +136,9 @@ fn wanted(owner: &Owner, protection: &Protection<'_>) -> Vec<Wanted> {
         };
         protection.addresses.iter().map(element).collect()
     };
-    let mut wanted = vec![(routed(), elements(&chain.chain), vec![chain])];
+    let mut wanted = vec![Part { table: routed(), elements: elements(&chain.chain), chains: vec![chain] }];
     if protection.policy == IngressPolicy::Isolated {
-        wanted.push((bridged(), elements("refused"), Vec::new()));
+        wanted.push(Part { table: bridged(), elements: elements("refused"), chains: Vec::new() });
     }
     wanted
 }
@@ -176,6 +192,7 @@ fn maps() -> Vec<Map> {
     vec![
         Map { name: "pods4", key: &[Field::Ipv4], data: &[Field::Verdict] },
         Map { name: "pods6", key: &[Field::Ipv6], data: &[Field::Verdict] },
+        claims::CLAIMS,
     ]
 }
 

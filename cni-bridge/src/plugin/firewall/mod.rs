@@ -12,7 +12,7 @@ use std::path::Path;
 
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
-use super::{attaching, collect, connectivity, damaged, detaching, prev_result};
+use super::{attaching, collect, connectivity, damaged, detaching, keys, prev_result};
 use crate::net::link;
 use crate::net::nft::{self, FoundRule};
 use crate::net::socket::Socket;
@@ -50,7 +50,9 @@ impl Plugin for Firewall {
             comment => comment == owner.tag(),
         };
         let accepting = accept::remove(&mut socket, &own).map_err(CniError::from);
-        collect([accepting, isolation::remove_of(&mut socket, &owner)])
+        let base = keys::state_dir_or_default(request);
+        let kept_apart = isolation::remove_of(&mut socket, &base, &owner);
+        collect([accepting, kept_apart.map_err(CniError::from)])
     }
 
     fn check(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<(), CniError> {
@@ -71,7 +73,8 @@ impl Plugin for Firewall {
         let stale = |tag: &str| is_stale(tag, &request.conf.name, &valid);
         let mut socket = Socket::netfilter()?;
         let accepting = accept::remove(&mut socket, &|rule| stale(&rule.comment)).map_err(CniError::from);
-        collect([accepting, isolation::remove(&mut socket, &stale)])
+        let kept_apart = isolation::remove(&mut socket, &keys::state_dir_or_default(request), &stale);
+        collect([accepting, kept_apart.map_err(CniError::from)])
     }
 
     fn status(&self, request: &Request) -> Result<(), CniError> {
@@ -90,7 +93,7 @@ impl Plugin for Firewall {
         let protection = protection(&conf, &result, &addresses)?;
         let mut socket = Socket::netfilter()?;
         if let Some(protection) = protection {
-            isolation::mend(&mut socket, &owner, &protection)?;
+            isolation::mend(&mut socket, &keys::state_dir(request)?, &owner, &protection)?;
         }
         if accept::damage(&mut socket, &owner, &addresses)?.is_some() {
             accept::add(&mut socket, &owner, &addresses, &conf.admin_chain)?;
@@ -107,12 +110,14 @@ fn protect(request: &Request, attachment: &Attachment) -> Result<CniResult, CniE
     let addresses = pod_addresses(&result);
     let protection = protection(&conf, &result, &addresses)?;
     let mut socket = Socket::netfilter()?;
-    let isolated = protection.map_or(Ok(()), |protection| isolation::add(&mut socket, &owner, &protection));
+    let base = keys::state_dir(request)?;
+    let isolated =
+        protection.map_or(Ok(()), |protection| isolation::add(&mut socket, &base, &owner, &protection));
     let outcome =
         isolated.and_then(|()| Ok(accept::add(&mut socket, &owner, &addresses, &conf.admin_chain)?));
     if outcome.is_err() {
         let _ = accept::remove(&mut socket, &|rule| rule.comment == owner.tag());
-        let _ = isolation::remove_of(&mut socket, &owner);
+        let _ = isolation::remove_of(&mut socket, &base, &owner);
     }
     outcome.map(|()| result)
 }

@@ -152,7 +152,8 @@ fn hash(conditions: &[Condition]) -> u64 {
 /// The table of ports under conditions.
 pub fn table() -> Table {
     let other = rules::table();
-    let mut maps: Vec<Map> = other.maps.into_iter().filter(|map| !map.name.starts_with("pods")).collect();
+    let is_of_ports = |map: &Map| ["ports", "addrs"].iter().any(|start| map.name.starts_with(start));
+    let mut maps: Vec<Map> = other.maps.into_iter().filter(is_of_ports).collect();
     maps.push(Map { name: "when4", key: &[Field::Protocol, Field::Port], data: &[Field::Verdict] });
     maps.push(Map { name: "when6", key: &[Field::Protocol, Field::Port], data: &[Field::Verdict] });
     let hooks =

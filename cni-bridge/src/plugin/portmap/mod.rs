@@ -50,7 +50,7 @@ impl Plugin for PortMap {
         let published = placed.and_then(|()| open(&mut socket, &conf, &addresses, flows::to_ports));
         if published.is_err() {
             // The first error is the one to report; what is left, DEL will find.
-            let _ = publish::remove(&mut socket, &|tag| tag == owner.tag());
+            let _ = publish::remove(&mut socket, &base, &|tag| tag == owner.tag());
         }
         published?;
         result.port_mappings.extend(asked.into_iter().map(|index| free::told(&conf.mappings[index])));
@@ -62,7 +62,8 @@ impl Plugin for PortMap {
         detaching(request, &owner);
         let mut socket = Socket::netfilter()?;
         let tables = Tables::read(&mut socket)?;
-        let removed = publish::withdraw_of(&mut socket, &tables, &owner)?;
+        let removed =
+            publish::withdraw_of(&mut socket, &keys::state_dir_or_default(request), &tables, &owner)?;
         if removed.is_empty() {
             let of_owner = |trace: &Trace| trace.is_of(&owner);
             return Ok(predecessor::forget(&mut socket, &tables, Trade::Ports, &of_owner)?);
@@ -104,14 +105,16 @@ impl Plugin for PortMap {
         let owner = Owner::new(&request.conf.name, attachment)?;
         let addresses = addresses(&conf, &result, attachment)?;
         let mut socket = Socket::netfilter()?;
-        let _turn = Turn::take(&keys::state_dir(request)?, Subject::Ports)?;
+        let base = keys::state_dir(request)?;
+        let _turn = Turn::take(&base, Subject::Ports)?;
         free::recall(&mut socket, &owner, &mut conf.mappings, &result)?;
         free::choose(&mut socket, &owner, &mut conf.mappings)?;
         let whole = damage(&mut socket, &conf, (&owner, &addresses))?.is_none();
         if whole || predecessor::has_any(&mut socket, Trade::Ports, &owner)? {
             return Ok(());
         }
-        Publication::new(&conf, &owner, &addresses).place(&mut socket, Table::mend)?;
+        Publication::new(&conf, &owner, &addresses).place(&mut socket, &base, Table::mend)?;
+        mend_guard(&mut socket, &conf, &addresses)?;
         open(&mut socket, &conf, &addresses, flows::to_others)
     }
 
@@ -119,7 +122,7 @@ impl Plugin for PortMap {
         let valid = request.conf.valid_attachments()?;
         let stale = |tag: &str| is_stale(tag, &request.conf.name, &valid);
         let mut socket = Socket::netfilter()?;
-        let removed = publish::remove(&mut socket, &stale);
+        let removed = publish::remove(&mut socket, &keys::state_dir_or_default(request), &stale);
         let of_other = |trace: &Trace| trace.is_stale(&request.conf.name, &valid);
         let theirs = Tables::read(&mut socket)
             .and_then(|tables| predecessor::forget(&mut socket, &tables, Trade::Ports, &of_other));
@@ -155,11 +158,11 @@ fn reserve(
             Some((before, error)) if before == chosen => return Err(error),
             _ => {}
         }
-        let placed = Publication::new(conf, owner, addresses).place(socket, Table::insert);
+        let placed = Publication::new(conf, owner, addresses).place(socket, base, Table::insert);
         let Err(error) = placed else { return Ok(()) };
         // Somebody who does not wait for turns has taken one meanwhile: the next choice passes it over.
         let tables = Tables::read(socket)?;
-        publish::withdraw_of(socket, &tables, owner)?;
+        publish::withdraw_of(socket, base, &tables, owner)?;
         asked.iter().for_each(|index| conf.mappings[*index].host_port = 0);
         refused = Some((chosen, error));
     }
@@ -217,6 +220,16 @@ fn open_localnet(netfilter: &mut Socket, pod: IpAddr) -> Result<(), CniError> {
     }
     guard.ensure(netfilter)?;
     Ok(sysctl::set(&key, "1")?)
+}
+
+/// Makes the guard of the loopback whole, where connections from there are to reach the pod.
+fn mend_guard(netfilter: &mut Socket, conf: &PortMapConf, addresses: &[IpNet]) -> Result<(), CniError> {
+    let guard = rules::guard();
+    if needs_localnet(conf, addresses).is_none() || guard.damage(netfilter, &[], &[])?.is_none() {
+        return Ok(());
+    }
+    let mended = guard.mend(netfilter, &[], &[]);
+    mended.map_err(|error| CniError::from_error(ErrorCode::PLUGIN, &error))
 }
 
 /// The setting of the link that leads to the pod; none without such a link.

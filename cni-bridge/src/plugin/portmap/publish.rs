@@ -1,6 +1,7 @@
 //! Published ports in their tables: what belongs there, put in, verified, taken out.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use ipnet::IpNet;
 use proto::cni::{CniError, ErrorCode};
@@ -8,9 +9,10 @@ use proto::cni::{CniError, ErrorCode};
 use super::conf::{HostAddress, Mapping, PortMapConf};
 use super::{conditions, flows, rules};
 use crate::net::NetError;
-use crate::net::nft::{self, Conflict, Element, InsertError, OnDemand, Place, Removed, Table, Tables};
+use crate::net::nft::{self, Element, OnDemand, Place, Removed, Table, Tables};
 use crate::net::socket::Socket;
 use crate::owner::Owner;
+use crate::plugin::claims::{self, ClaimError, Wanted};
 
 /// What one attachment has in the tables.
 pub struct Publication<'a> {
@@ -54,24 +56,22 @@ impl<'a> Publication<'a> {
         Self { mappings: &conf.mappings, owner, parts: [when, always] }
     }
 
-    /// Puts all of it in place. What was put in before a refusal is DEL's to remove, or the caller's.
+    /// Puts all of it in place; `base` is where locks are. What was put in before a refusal is DEL's to remove, or the
+    /// caller's.
     ///
     /// # Errors
     /// [`ErrorCode::PLUGIN`] where somebody else has a port, naming the holder.
-    pub fn place(&self, socket: &mut Socket, place: Place) -> Result<(), CniError> {
+    pub fn place(&self, socket: &mut Socket, base: &Path, place: Place) -> Result<(), CniError> {
         self.refuse_overlap(socket)?;
         for part in self.parts.iter().filter(|part| !part.is_empty()) {
-            // A port is its holder's, but a pod's address is the pod's.
-            let ports = part.ports.iter().map(|(map, element, _)| (*map, element.clone(), Conflict::Refuse));
-            let sources =
-                part.sources.iter().map(|(map, element)| (*map, element.clone(), Conflict::Replace));
-            let wanted: Vec<_> = ports.chain(sources).collect();
-            place(&part.table, socket, &wanted, &part.chains).map_err(|error| match error {
-                InsertError::Held { position, holder } => {
+            let alone: Vec<_> = part.ports.iter().map(|(map, element, _)| (*map, element.clone())).collect();
+            let wanted = Wanted { alone: &alone, shared: &part.sources, chains: &part.chains };
+            claims::place(socket, base, &part.table, wanted, place).map_err(|error| match error {
+                ClaimError::Held { position, holder } => {
                     let mapping = part.ports.get(position).map(|(_, _, index)| &self.mappings[*index]);
                     held(mapping, &holder)
                 }
-                InsertError::Net(error) => error.into(),
+                other => other.into(),
             })?;
         }
         Ok(())
@@ -84,7 +84,8 @@ impl<'a> Publication<'a> {
     pub fn damage(&self, socket: &mut Socket) -> Result<Option<String>, NetError> {
         for part in self.parts.iter().filter(|part| !part.is_empty()) {
             let ports = part.ports.iter().map(|(map, element, _)| (*map, element.clone()));
-            let wanted: Vec<_> = ports.chain(part.sources.iter().cloned()).collect();
+            let sources = claims::expected(socket, &part.table, &part.sources)?;
+            let wanted: Vec<_> = ports.chain(sources).collect();
             if let Some(damage) = part.table.damage(socket, &wanted, &part.chains)? {
                 return Ok(Some(damage));
             }
@@ -120,7 +121,9 @@ impl<'a> Publication<'a> {
             if matches!(mapping.host, HostAddress::One(_)) || !when.is_empty() {
                 holders.push(nft::element(socket, main, any, &key)?.map(|found| found.owner));
             }
-            if let Some(holder) = holders.into_iter().flatten().find(|holder| holder != self.owner.tag()) {
+            // What has no owner is nobody's.
+            let other = |holder: &String| !holder.is_empty() && holder != self.owner.tag();
+            if let Some(holder) = holders.into_iter().flatten().find(other) {
                 return Err(held(Some(mapping), &holder));
             }
         }
@@ -134,15 +137,13 @@ impl Part {
     }
 }
 
-/// Removes everything whose owner `gone` names, and has flows that led there forgotten.
+/// Removes everything whose owner `gone` names, and has flows that led there forgotten; `base` is where locks are.
 ///
 /// # Errors
 /// [`NetError`].
-pub fn remove(socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<(), NetError> {
-    let mut removed = Removed::new();
-    for table in [conditions::table(), rules::table()] {
-        removed.extend(table.remove(socket, gone)?);
-    }
+pub fn remove(socket: &mut Socket, base: &Path, gone: &dyn Fn(&str) -> bool) -> Result<(), NetError> {
+    let mut removed = conditions::table().remove(socket, gone)?;
+    removed.extend(claims::remove(socket, base, &rules::table(), gone)?);
     flows::after_removal(socket, &removed)
 }
 
@@ -151,11 +152,14 @@ pub fn remove(socket: &mut Socket, gone: &dyn Fn(&str) -> bool) -> Result<(), Ne
 ///
 /// # Errors
 /// [`NetError`].
-pub fn withdraw_of(socket: &mut Socket, tables: &Tables, owner: &Owner) -> Result<Removed, NetError> {
-    let mut removed = Removed::new();
-    for table in [conditions::table(), rules::table()] {
-        removed.extend(table.remove_of(socket, tables, owner.tag())?);
-    }
+pub fn withdraw_of(
+    socket: &mut Socket,
+    base: &Path,
+    tables: &Tables,
+    owner: &Owner,
+) -> Result<Removed, NetError> {
+    let mut removed = conditions::table().remove_of(socket, tables, owner.tag())?;
+    removed.extend(claims::remove_of(socket, base, (tables, &rules::table()), owner)?);
     Ok(removed)
 }
 

@@ -18,6 +18,7 @@ use crate::net::nft::{
     Target, Verdict,
 };
 use crate::owner::Owner;
+use crate::plugin::claims;
 use crate::plugin::masquerade::{matches, of_family};
 
 const NFPROTO_IPV4: u8 = 2;
@@ -142,6 +143,7 @@ pub fn table() -> Table {
             },
             Map { name: "pods4", key: &[Field::Ipv4], data: &[Field::Verdict] },
             Map { name: "pods6", key: &[Field::Ipv6], data: &[Field::Verdict] },
+            claims::CLAIMS,
         ],
         chains: vec![
             (Chain { name: "publish".to_owned(), hook: None }, publish()),

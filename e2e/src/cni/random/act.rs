@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use proto::cni::{CniError, Verb};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Tally;
-use super::choose::{FIRST_PORT, mappings};
+use super::choose::{FIRST_PORT, capabilities};
 use super::model::{Member, Model, Port};
 use crate::cni::host::Host;
 use crate::cni::plugins::Plugins;
@@ -42,9 +42,8 @@ impl Act<'_> {
     pub fn warm_up(&mut self) -> Result<()> {
         for network in 0..self.networks.len() {
             let pod = self.new_pod()?;
-            let ports =
-                json!({"portMappings": [{"hostPort": 29999, "containerPort": 80, "protocol": "tcp"}]});
-            let attached = self.networks[network].add(&self.plugins, &pod, "eth0", &ports)??;
+            let given = capabilities(&pod, &[("tcp", 29999)])?;
+            let attached = self.networks[network].add(&self.plugins, &pod, "eth0", &given)??;
             self.networks[network].del(&self.plugins, attached.target())??;
             self.end_pod(&pod)?;
         }
@@ -91,7 +90,8 @@ impl Act<'_> {
             return Ok(());
         }
         let ports = self.some_ports();
-        match self.networks[network].add(&self.plugins, &pod, &ifname, &mappings(&ports))? {
+        let given = capabilities(&pod, &ports)?;
+        match self.networks[network].add(&self.plugins, &pod, &ifname, &given)? {
             Ok(attached) => {
                 self.tally.count("ADD");
                 let ports = if self.has_ports(network) { ports } else { Vec::new() };
@@ -125,7 +125,7 @@ impl Act<'_> {
             );
         }
         self.model.live.push(member);
-        Ok(())
+        self.model.keep_subnets()
     }
 
     fn expect_refusal(&self, network: usize, ports: &[Port], error: &CniError) -> Result<()> {
@@ -179,8 +179,8 @@ impl Act<'_> {
             return Ok(());
         }
         let target = attachment(&pod.id, &format!("eth{network}"))?;
-        let (ports, life) = (mappings(&self.some_ports()), self.some_life());
-        let (netns, capabilities) = (Some(pod.netns.as_path()), ports.as_object());
+        let (given, life) = (capabilities(&pod, &self.some_ports())?, self.some_life());
+        let (netns, capabilities) = (Some(pod.netns.as_path()), given.as_object());
         let list = &self.networks[network];
         let last = self.dice.below(list.list.plugins.len());
         let mut result: Option<Value> = None;
@@ -297,8 +297,8 @@ impl Act<'_> {
         let (networks, plugins) = (&self.networks, &self.plugins);
         let life = |(index, pod): (usize, &Pod)| -> Result<()> {
             let network = &networks[order[index]];
-            let mapping = mappings(&[("tcp", FIRST_PORT + 1000 + index as u16)]);
-            match network.add(plugins, pod, "eth0", &mapping)? {
+            let given = capabilities(pod, &[("tcp", FIRST_PORT + 1000 + index as u16)])?;
+            match network.add(plugins, pod, "eth0", &given)? {
                 Ok(attached) => {
                     network.check(plugins, attached.target())?.context("CHECK in a burst")?;
                     Ok(network.del(plugins, attached.target())?.context("DEL in a burst")?)

@@ -1,8 +1,9 @@
 //! What an operation is done to, and with.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::act::Act;
@@ -13,6 +14,8 @@ use crate::cni::runner::Pod;
 const PORTS: usize = 40;
 /// The first of them.
 pub const FIRST_PORT: u16 = 30000;
+/// The subnet of addresses that the runtime names: 10.126.0.0/15.
+const NAMED: u32 = 0x0a7e_0000;
 /// Longest life of a plugin that is killed, microseconds: longer than any takes.
 const LONGEST_LIFE: usize = 9000;
 
@@ -66,6 +69,12 @@ impl Act<'_> {
         self.networks[network].list.plugins.iter().any(|plugin| plugin.plugin == "portmap")
     }
 
+    /// Whether host-local keeps the network's addresses.
+    pub fn has_reservations(&self, network: usize) -> bool {
+        let ipam = self.networks[network].list.plugins[0].map().get("ipam");
+        ipam.is_some_and(|ipam| ipam["type"] == "host-local")
+    }
+
     /// Whether the pod is or was on the network, as far as anybody knows: no runtime adds it again before DEL.
     pub fn is_known(&self, network: usize, pod: &Pod) -> bool {
         let certain = |member: &Member| member.network == network && member.attached.pod == *pod;
@@ -80,9 +89,13 @@ impl Act<'_> {
     }
 }
 
-/// `portMappings` as a runtime hands them on.
-pub fn mappings(ports: &[Port]) -> Value {
+/// What a runtime hands on: `portMappings`, and an address in `ips` that is this pod's.
+pub fn capabilities(pod: &Pod, ports: &[Port]) -> Result<Value> {
+    let number: u16 = pod.id.trim_start_matches("pod").parse().context("a pod's number")?;
+    // The first addresses are a gateway's.
+    let address = Ipv4Addr::from(NAMED + u32::from(number) + 16);
     let mapping =
         |(protocol, port): &Port| json!({"hostPort": port, "containerPort": 80, "protocol": protocol});
-    json!({"portMappings": ports.iter().map(mapping).collect::<Vec<_>>()})
+    let mappings: Vec<Value> = ports.iter().map(mapping).collect();
+    Ok(json!({"portMappings": mappings, "ips": [format!("{address}/15")]}))
 }

@@ -1,9 +1,11 @@
 //! What must be there, as far as anybody can know: attachments that a runtime keeps, that it forgot, and that were
 //! interrupted half way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use anyhow::{Result, ensure};
 use proto::cni::Attachment;
+use proto::cni::result::IpConfig;
 
 use crate::cni::runner::{Attached, Pod};
 
@@ -41,6 +43,8 @@ pub struct Model {
     pub halves: Vec<Half>,
     /// Pods whose namespace is there.
     pub pods: Vec<Pod>,
+    /// The addresses that each network gave first, reboots or not: they tell its subnets.
+    first: BTreeMap<usize, Vec<IpConfig>>,
     made: usize,
 }
 
@@ -66,6 +70,23 @@ impl Model {
     /// Attachments that are there for certain.
     pub fn certain(&self) -> impl Iterator<Item = &Member> {
         self.live.iter().chain(&self.lost)
+    }
+
+    /// Remembers the subnets of the last that came: its network has no others ever, and no other network meets them.
+    pub fn keep_subnets(&mut self) -> Result<()> {
+        let Some(Member { network, attached, .. }) = self.live.last() else { return Ok(()) };
+        let own = &attached.result.ips;
+        let known = self.first.entry(*network).or_insert_with(|| own.clone());
+        let subnets = |ips: &[IpConfig]| ips.iter().map(|ip| ip.address.trunc().to_string()).collect();
+        let (found, before): (Vec<String>, Vec<String>) = (subnets(own), subnets(known));
+        ensure!(found == before, "{attached:?} is in {found:?}, others of its network are in {before:?}");
+        let meet = |one: &IpConfig, other: &IpConfig| {
+            one.address.contains(&other.address.addr()) || other.address.contains(&one.address.addr())
+        };
+        let meets = |other: &IpConfig| own.iter().any(|ip| meet(ip, other));
+        let met = self.first.iter().find(|(other, theirs)| *other != network && theirs.iter().any(meets));
+        ensure!(met.is_none(), "{attached:?} meets network {met:?}");
+        Ok(())
     }
 
     /// Ports that somebody holds for certain.

@@ -7,7 +7,21 @@ use crate::cni::runner::Network;
 
 /// All of them.
 pub fn all() -> Result<Vec<Network>> {
-    [masqueraded(), small(), plain(), routed(), chained(), child()].iter().map(Network::new).collect()
+    [
+        masqueraded(),
+        small(),
+        plain(),
+        routed(),
+        chained(),
+        child(),
+        automatic("auto"),
+        automatic("other"),
+        named(),
+        internal(),
+    ]
+    .iter()
+    .map(Network::new)
+    .collect()
 }
 
 fn list(name: &str, plugins: Value) -> Value {
@@ -87,6 +101,42 @@ fn child() -> Value {
         json!([
             {"type": "macvlan", "master": "wire0", "mode": "bridge", "hostShim": ["10.125.0.250"], "promiscMode": true,
              "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.125.0.0/24", "rangeEnd": "10.125.0.240"}]]}},
+        ]),
+    )
+}
+
+/// A subnet that the plugin chooses; isolated from other networks.
+fn automatic(name: &str) -> Value {
+    list(
+        name,
+        json!([
+            {"type": "bridge", "bridge": format!("{name}0"), "isDefaultGateway": true, "ipMasq": true,
+             "isolateNetworks": true, "ipam": {"type": "host-local", "subnet": "auto"}},
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+        ]),
+    )
+}
+
+/// Addresses that the runtime names, and pods that reach nobody.
+fn named() -> Value {
+    list(
+        "named",
+        json!([
+            {"type": "bridge", "bridge": "named0", "isGateway": true, "ipMasq": true, "isolateNetworks": true,
+             "capabilities": {"ips": true}, "ipam": {"type": "static"}},
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+            {"type": "firewall", "ingressPolicy": "isolated"},
+        ]),
+    )
+}
+
+/// Links on top of one that leads nowhere, and of the host's among them.
+fn internal() -> Value {
+    list(
+        "internal",
+        json!([
+            {"type": "macvlan", "internal": true, "hostShim": ["10.128.0.250"],
+             "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.128.0.0/24", "rangeEnd": "10.128.0.240"}]]}},
         ]),
     )
 }
