@@ -308,7 +308,12 @@ async fn what_a_pod_is_given_is_its_own_to_use() -> Result<()> {
         userns_options,
         ..Default::default()
     };
-    for (name, options) in [("plain", options(None)), ("mapped", options(Some(user)))] {
+    let mut rows = vec![("plain", options(None))];
+    if case.node.setup().default_handler == "crun" {
+        // runc insists on a label for the message queues, whose root is not the pod's.
+        rows.push(("mapped", options(Some(user))));
+    }
+    for (name, options) in rows {
         let pod = with_namespaces(case.cri.pod(name), options.clone());
         let pod_id = case.cri.run_pod(&pod).await.context(name)?;
         let config = |name: &str| {

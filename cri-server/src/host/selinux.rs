@@ -29,8 +29,8 @@ pub fn contexts() -> Option<Contexts> {
     let path =
         Path::new("/etc/selinux").join(policy.unwrap_or("targeted").trim()).join("contexts/lxc_contexts");
     let named = std::fs::read_to_string(&path).ok().and_then(|text| Contexts::parse(&text));
-    let known =
-        |labels: &[String; 3]| labels.iter().all(|label| canonical(label).is_ok_and(|it| it.is_some()));
+    // Where the kernel cannot be asked, pods are refused: better than none confined.
+    let known = |labels: &[String; 3]| labels.iter().all(|label| !matches!(canonical(label), Ok(None)));
     let found = named.filter(|contexts| known(&contexts.labels()));
     if found.is_none() {
         tracing::warn!(path = %path.display(), "SELinux is on, but its policy has no labels for containers");

@@ -87,8 +87,10 @@ pub(super) fn selinux_process_label(request: &Request<'_>) -> Result<Option<Stri
     Ok(labels.map(|labels| labels.process.clone()))
 }
 
+/// The label of what the OCI runtime mounts; none for one that knows no labels and would fail.
 pub(super) fn selinux_mount_label(request: &Request<'_>) -> Option<String> {
-    request.inputs.selinux.map(|labels| labels.mount.clone())
+    let labels = request.inputs.selinux.filter(|_| request.inputs.handler.selinux == Availability::Present);
+    labels.map(|labels| labels.mount.clone())
 }
 
 #[cfg(test)]
@@ -174,6 +176,8 @@ mod tests {
         assert!(case.generate().is_err());
         let mut case = Case { selinux: case.selinux, handler: case.handler, ..Case::privileged() };
         case.security().selinux_options = None;
+        assert_eq!(case.generate().unwrap().linux.mount_label, None);
+        case.handler.selinux = Availability::Present;
         let spec = case.generate().unwrap();
         assert_eq!(spec.process.selinux_label, None);
         assert_eq!(spec.linux.mount_label.as_deref(), Some("u:r:f:s0"));
