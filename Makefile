@@ -30,7 +30,7 @@ build: ## release binaries in target/release; monitor and plugins static
 	cargo build --release -p cri-server --bin cri-server
 	@# The flag reaches the program alone, so libraries are built once for all three.
 	cargo rustc --release -p cri-server --bin cri-monitor -- $(static)
-	cargo rustc --release -p cni-bridge --bin cni-bridge -- $(static)
+	cargo rustc --release -p cni-bridge --bin cni-bridge -- $(static) -C relocation-model=static
 
 .PHONY: demo
 demo: packages build ## two pods on a bridge, shown and removed again

@@ -1,7 +1,12 @@
 //! One program, several plugins: the name it is called by says which.
 
+#![no_main]
+#![deny(unsafe_code)]
+
+#[allow(unsafe_code)]
+mod start;
+
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use cni_bridge::{install, plugin, repair};
 
@@ -21,7 +26,8 @@ A plugin reads CNI_COMMAND and the other variables of the CNI specification, and
 configuration from standard input; called without CNI_COMMAND it says who it is.
 ";
 
-fn main() -> ExitCode {
+/// What the program does; its exit status.
+fn run() -> u8 {
     let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let called = args.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
     if let Some(plugin) = called.and_then(plugin::named) {
@@ -31,28 +37,28 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["--help" | "-h" | "help"] => {
             print!("{USAGE}");
-            ExitCode::SUCCESS
+            0
         }
         ["--version" | "-V"] => {
             println!("cni-bridge {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
+            0
         }
         ["install", dir] => match install::install(Path::new(dir)) {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(()) => 0,
             Err(error) => failed(&error),
         },
         ["repair", records @ ..] if !records.is_empty() => {
             let records: Vec<PathBuf> = records.iter().map(PathBuf::from).collect();
             let failures = repair::repair(&records, &search_path());
-            failures.iter().fold(ExitCode::SUCCESS, |_, error| failed(error))
+            failures.iter().fold(0, |_, error| failed(error))
         }
         [name] if plugin::named(name).is_some() => match plugin::named(name) {
             Some(plugin) => proto::cni::plugin::main(plugin),
-            None => ExitCode::FAILURE,
+            None => 1,
         },
         _ => {
             eprint!("{USAGE}");
-            ExitCode::from(2)
+            2
         }
     }
 }
@@ -69,8 +75,8 @@ fn search_path() -> Vec<PathBuf> {
 }
 
 /// Says an error with its cause.
-fn failed(error: &dyn std::error::Error) -> ExitCode {
+fn failed(error: &dyn std::error::Error) -> u8 {
     let reason = error.source().map(|why| format!(": {why}")).unwrap_or_default();
     eprintln!("cni-bridge: {error}{reason}");
-    ExitCode::FAILURE
+    1
 }

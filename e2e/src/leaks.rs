@@ -260,20 +260,11 @@ fn files_below(tops: &[PathBuf]) -> Vec<String> {
     let mut found = Vec::new();
     for top in tops {
         walk(top, &mut |path| {
-            if !is_youkis(path) {
-                found.push(path.display().to_string());
-            }
+            found.push(path.display().to_string());
             !is_layer(path)
         });
     }
     found
-}
-
-/// youki leaves a socket of each exec beside its state of the container, until that goes with the container.
-fn is_youkis(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str());
-    name.is_some_and(|name| name.starts_with("tenant-notify-"))
-        && path.ancestors().any(|at| at.ends_with("oci/youki"))
 }
 
 fn is_layer(path: &Path) -> bool {

@@ -184,10 +184,14 @@ pub fn create_veth(socket: &mut Socket, pair: &VethPair<'_>) -> Result<(), NetEr
 /// # Errors
 /// [`NetError`]; [`NetError::is_missing`] where it is gone.
 pub fn delete(socket: &mut Socket, link: &Link) -> Result<(), NetError> {
+    socket.apply(&[deletion(link)])
+}
+
+/// The change that removes a link.
+pub fn deletion(link: &Link) -> Message {
     let mut message = LinkMessage::default();
     message.header.index = link.index;
-    let what = format!("removing link {}", link.name);
-    socket.apply(&[Message::route(what, 0, &RouteNetlinkMessage::DelLink(message))])
+    Message::route(format!("removing link {}", link.name), 0, &RouteNetlinkMessage::DelLink(message))
 }
 
 /// The change that tags a link and brings it up, as a port of the bridge `controller` where there is one.

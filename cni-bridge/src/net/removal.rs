@@ -30,11 +30,7 @@ pub fn remove(socket: &mut Socket, link: &Link) -> Result<(), NetError> {
 /// # Errors
 /// [`NetError`].
 pub fn remove_quickly<T>(mut socket: Socket, link: &Link, kept: T) -> Result<(), NetError> {
-    let mut own = Socket::route()?;
-    background::leave(|| {
-        let _ = link::delete(&mut own, link);
-        kept
-    });
+    background::send(Socket::route()?, &link::deletion(link), kept)?;
     let start = Instant::now();
     while start.elapsed() < UNTIL_GONE {
         // Looks are cheap; so the last pause is short beside the whole wait.

@@ -12,6 +12,7 @@ use netlink_packet_core::{
     NLMSG_NOOP, NetlinkSerializable, NlasIterator, Parseable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::net::sockopt::{
     Timeout, set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force, set_socket_timeout,
@@ -113,7 +114,7 @@ impl Socket {
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK, libc::NETLINK_GET_STRICT_CHK] {
             enable(&fd, option);
         }
-        Ok(Self { fd, sequence: 0, buffer: vec![0; BUFFER] })
+        Ok(Self { fd, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
     /// Applies changes in order, sent at once; all are tried, the first refusal is returned.
@@ -197,14 +198,20 @@ impl Socket {
 
     /// Sends messages at once, numbered on from what is returned.
     fn send(&mut self, messages: &[Message]) -> Result<u32, NetError> {
+        let (first, bytes) = self.encode(messages);
+        self.transmit(&bytes, &messages[0].what)?;
+        Ok(first)
+    }
+
+    /// Messages as they are sent, and the number of the first.
+    pub(super) fn encode(&mut self, messages: &[Message]) -> (u32, Vec<u8>) {
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
         for message in messages {
             self.sequence = self.sequence.wrapping_add(1);
             message.emit(&mut bytes, self.sequence);
         }
-        self.transmit(&bytes, &messages[0].what)?;
-        Ok(first)
+        (first, bytes)
     }
 
     /// Asks one question and returns all messages of the answer; a dump when `question` has NLM_F_DUMP.
@@ -270,14 +277,15 @@ impl Socket {
     }
 
     fn receive(&mut self, what: &str) -> Result<&[u8], NetError> {
-        let length = loop {
-            match recv(&self.fd, &mut self.buffer[..], RecvFlags::empty()) {
-                Ok((length, _)) => break length,
+        loop {
+            self.buffer.clear();
+            // Memory that is not written to is not touched.
+            match recv(&self.fd, spare_capacity(&mut self.buffer), RecvFlags::empty()) {
+                Ok(_) => return Ok(&self.buffer),
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(socket_error(what, errno)),
             }
-        };
-        Ok(&self.buffer[..length.min(BUFFER)])
+        }
     }
 }
 

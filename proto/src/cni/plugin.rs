@@ -6,7 +6,6 @@
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
@@ -62,14 +61,15 @@ pub enum OwnNetns {
     Allowed,
 }
 
-/// A plugin program's `main`: environment, standard streams, exit status.
-pub fn main(plugin: &dyn Plugin) -> ExitCode {
+/// A plugin program's `main`: environment, standard streams; the exit status is returned.
+pub fn main(plugin: &dyn Plugin) -> u8 {
     let get = |key: &str| std::env::var(key).ok();
     let (reply, status) = respond(plugin, &get, &mut std::io::stdin().lock());
     match reply {
         Reply::Json(json) => {
-            if std::io::stdout().write_all(json.as_bytes()).is_err() {
-                return ExitCode::from(ErrorCode::IO_FAILURE.exit_status());
+            let mut stdout = std::io::stdout().lock();
+            if stdout.write_all(json.as_bytes()).and_then(|()| stdout.flush()).is_err() {
+                return ErrorCode::IO_FAILURE.exit_status();
             }
         }
         Reply::About => {
@@ -80,7 +80,7 @@ pub fn main(plugin: &dyn Plugin) -> ExitCode {
         }
         Reply::Nothing => {}
     }
-    ExitCode::from(status)
+    status
 }
 
 /// What goes to the caller.

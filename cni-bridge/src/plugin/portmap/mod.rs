@@ -69,9 +69,10 @@ impl Plugin for PortMap {
         }
         // Flows to the pod lead nowhere any more, and the next ADD of their port forgets them too; finding them takes
         // a walk through the table that the whole machine shares.
-        background::leave(move || {
+        background::at_end(move || {
             let _ = flows::after_removal(&mut socket, &removed);
-            socket
+            // Open as long as the child is.
+            std::mem::forget(socket);
         });
         Ok(())
     }

@@ -19,6 +19,9 @@ const MAX_EXECS: usize = 1024;
 /// Ends of execs that are remembered for a daemon that was not connected.
 const MAX_ENDED: usize = 128;
 
+/// How the names of the sockets begin that youki makes for an exec.
+const YOUKI_SOCKET: &[u8] = b"tenant-notify-";
+
 /// An exec that has not ended.
 #[derive(Debug)]
 pub(super) struct ExecSession {
@@ -92,7 +95,30 @@ impl Pod {
         Ok(None)
     }
 
-    pub(super) fn exec_finished(&mut self, id: &str, mut invocation: Invocation, status: ExitStatus) {
+    pub(super) fn exec_finished(&mut self, id: &str, invocation: Invocation, status: ExitStatus) {
+        let container = self.execs.get(id).map(|session| session.container.clone());
+        self.settle_exec(id, invocation, status);
+        if let Some(container) = container {
+            self.remove_sockets(&container);
+        }
+    }
+
+    /// youki leaves a socket of each exec beside its state of the container: of no use once none is being started.
+    fn remove_sockets(&self, container: &str) {
+        let starting = |session: &ExecSession| {
+            session.container == container && matches!(session.phase, ExecPhase::Starting(_))
+        };
+        let Some(spec) = self.containers.get(container).map(|container| &container.spec) else { return };
+        if self.execs.values().any(starting) {
+            return;
+        }
+        let entries = std::fs::read_dir(spec.runtime.root.join(container)).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(YOUKI_SOCKET)) {
+            let _gone_with_the_container = std::fs::remove_file(entry.path());
+        }
+    }
+
+    fn settle_exec(&mut self, id: &str, mut invocation: Invocation, status: ExitStatus) {
         let claimed = match status {
             ExitStatus::Code(0) if !invocation.aborted => self.claim_exec(&invocation),
             _ => Err(invocation.failure(status, "")),
