@@ -29,7 +29,7 @@ pub fn contexts() -> Option<Contexts> {
     let path =
         Path::new("/etc/selinux").join(policy.unwrap_or("targeted").trim()).join("contexts/lxc_contexts");
     let named = std::fs::read_to_string(&path).ok().and_then(|text| Contexts::parse(&text));
-    // Where the kernel cannot be asked, pods are refused: better than none confined.
+    // Where the kernel cannot be asked, pods are refused: better than pods that nothing confines.
     let known = |labels: &[String; 3]| labels.iter().all(|label| !matches!(canonical(label), Ok(None)));
     let found = named.filter(|contexts| known(&contexts.labels()));
     if found.is_none() {
