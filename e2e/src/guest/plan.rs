@@ -76,7 +76,7 @@ const PLAN: [Planned; 31] = [
     own("runtime-youki", "runtime", "youki"),
     own("resources-youki", "resources", "youki"),
     with_selinux(own("selinux-crun", "selinux", "crun")),
-    Planned { args: &["what_a", "a_pods"], ..with_selinux(own("selinux-runc", "selinux", "runc")) },
+    Planned { args: &["what_a"], ..with_selinux(own("selinux-runc", "selinux", "runc")) },
     Planned { args: &["a_handler"], ..with_selinux(own("selinux-youki", "selinux", "youki")) },
     conforms("critest-crun", &["--exact", "crun_conforms"], "crun"),
     conforms("critest-runc", &["--exact", "runc_conforms"], "runc"),
