@@ -68,12 +68,12 @@ test-e2e: setup build ## the real binaries with real peers; leak diff after ever
 	for handler in crun runc youki; do \
 	  E2E_HANDLER=$$handler $(e2e) --test runtime --test namespaces --test userns --test bad_input --test crictl \
 	    --test restart --test streaming --test resources --test events --test kept --test volumes --test mounts \
-	    --test devices --test seccomp $(one_by_one); \
+	    --test devices --test seccomp --test selinux $(one_by_one); \
 	done
 	$(e2e) --test critest $(one_by_one) --nocapture
 
 .PHONY: test-guest
-test-guest: setup build ## node tests and critest in a virtual machine with cgroup v2 and AppArmor
+test-guest: setup build ## node tests and critest in a virtual machine with cgroup v2 and AppArmor, or SELinux
 	@e2e/scripts/setup.sh guest
 	cargo test -q --no-run -p e2e
 	$(target_dir)/debug/e2e-guest

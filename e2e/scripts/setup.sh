@@ -19,7 +19,7 @@ packages=(
   busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry g++ gcc iproute2
   iptables iputils-ping libc6-dev libseccomp-dev make nftables pkg-config protobuf-compiler runc skopeo util-linux
 )
-guest_packages=(e2fsprogs mmdebstrap qemu-system-x86 util-linux)
+guest_packages=(checkpolicy e2fsprogs mmdebstrap qemu-system-x86 util-linux)
 cni_packages=(conmon podman)
 cni_dir=$PWD/.cache/cni
 

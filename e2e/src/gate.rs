@@ -1,5 +1,7 @@
 //! What a test needs from the machine, checked once and said aloud when it lacks.
 
+use std::path::Path;
+
 use crate::image::set;
 use crate::paths;
 
@@ -16,6 +18,18 @@ pub fn open_for(test: &str, tools: &[&str]) -> bool {
     let root = (!rustix::process::geteuid().is_root()).then(|| "root".to_owned());
     let absent = tools.iter().filter(|tool| paths::in_path(tool).is_none()).map(|tool| (*tool).to_owned());
     judge(test, root.into_iter().chain(absent).collect())
+}
+
+/// As [`open`], for a test of SELinux. That is the kernel's to have: its lack is a failure only where
+/// `E2E_REQUIRE_SELINUX=1`, as in the guest that is booted for it.
+#[must_use]
+pub fn open_with_selinux(test: &str) -> bool {
+    if Path::new("/sys/fs/selinux/enforce").exists() {
+        return open(test);
+    }
+    assert!(std::env::var_os("E2E_REQUIRE_SELINUX").is_none_or(|v| v != "1"), "{test} needs SELinux");
+    eprintln!("SKIPPED {test}: needs a kernel with SELinux on (`make test-guest` boots one)");
+    false
 }
 
 fn judge(test: &str, missing: Vec<String>) -> bool {

@@ -22,14 +22,17 @@ pub fn probe(program: &Path, copy: Option<&ProgramCopy>) -> Option<HandlerFacts>
     let from_memory = copy.map(ProgramCopy::path);
     let program = from_memory.as_deref().unwrap_or(program);
     let version = version(program)?;
-    let (recursive_read_only, user_namespaces) = match ask(program, "features") {
-        Some(features) => (lists_rro(&features), lists_user_namespaces(&features)),
-        None => (is_recent_crun(&version), is_recent_crun(&version)),
+    let (recursive_read_only, user_namespaces, labels) = match ask(program, "features") {
+        Some(features) => {
+            (lists_rro(&features), lists_user_namespaces(&features), !denies_selinux(&features))
+        }
+        None => (is_recent_crun(&version), is_recent_crun(&version), true),
     };
     let availability = |is| if is { Availability::Present } else { Availability::Missing };
     let facts = HandlerFacts {
         recursive_read_only: availability(recursive_read_only),
         user_namespaces: availability(user_namespaces),
+        selinux: availability(labels),
         ..HandlerFacts::default()
     };
     Some(match version.starts_with("youki") {
@@ -104,6 +107,12 @@ fn lists_user_namespaces(features: &str) -> bool {
     let features: serde_json::Value = serde_json::from_str(features).unwrap_or_default();
     let namespaces = features["linux"]["namespaces"].as_array();
     namespaces.is_some_and(|kinds| kinds.iter().any(|kind| kind == "user"))
+}
+
+/// Whether it says that it gives processes no SELinux labels. What is older than that question does.
+fn denies_selinux(features: &str) -> bool {
+    let features: serde_json::Value = serde_json::from_str(features).unwrap_or_default();
+    features["linux"]["selinux"]["enabled"] == false
 }
 
 /// crun has `rro` from 1.5 on, and `features` from 1.8.6 on.
@@ -202,12 +211,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn recursive_read_only_is_known_by_features_or_version() {
+    fn what_it_can_is_known_by_features_or_version() {
         assert!(lists_rro(r#"{"mountOptions":["ro","rro"]}"#));
         assert!(!lists_rro(r#"{"mountOptions":["ro"]}"#));
         assert!(!lists_rro("Usage: ..."));
         assert!(lists_user_namespaces(r#"{"linux":{"namespaces":["pid","user"]}}"#));
         assert!(!lists_user_namespaces(r#"{"linux":{"namespaces":["pid"]}}"#));
+        assert!(denies_selinux(r#"{"linux":{"selinux":{"enabled":false}}}"#));
+        assert!(!denies_selinux(r#"{"linux":{"selinux":{"enabled":true}}}"#) && !denies_selinux("{}"));
         let check = |version: &str, expect| assert_eq!(is_recent_crun(version), expect, "{version}");
         check("crun version 1.8.1\ncommit: x", true);
         check("crun version 1.4.5", false);

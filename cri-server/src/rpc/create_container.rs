@@ -106,6 +106,7 @@ fn plan(
     if let Some(options) = security.and_then(|security| security.selinux_options.as_ref()) {
         // Before anything is mounted: the label becomes a part of the mount's options.
         spec::selinux::check("linux.security_context.selinux_options", options)?;
+        labels::check_container(sandbox, &config)?;
     }
     let id = ContainerId::generate();
     let image = &images.own;

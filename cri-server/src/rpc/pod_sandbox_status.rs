@@ -48,6 +48,7 @@ fn info(daemon: &Daemon, sandbox: &Sandbox) -> BTreeMap<String, String> {
         "runtimeHandler": fixed.runtime_handler,
         "namespaces": fixed.pins,
         "cgroupParent": fixed.cgroup_parent,
+        "selinux": fixed.selinux,
         "resources": resources.sum.as_ref().map(limits),
         "overhead": resources.overhead.as_ref().map(limits),
         "state": sandbox.state(),

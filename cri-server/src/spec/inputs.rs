@@ -212,6 +212,8 @@ pub struct HandlerFacts {
     pub recursive_read_only: Availability,
     /// Whether it joins a user namespace that exists.
     pub user_namespaces: Availability,
+    /// Whether it gives processes SELinux labels. youki 0.7 does not.
+    pub selinux: Availability,
     /// How it reads `SCMP_CMP_MASKED_EQ` in a system call filter.
     pub masked_equal: MaskedEqual,
     /// How it spells the propagation of the root.
@@ -254,6 +256,7 @@ impl Default for HandlerFacts {
             oci_version: "1.0.2".into(),
             recursive_read_only: Availability::Missing,
             user_namespaces: Availability::Missing,
+            selinux: Availability::Present,
             masked_equal: MaskedEqual::ValueIsMask,
             propagation: PropagationWords::Recursive,
             cgroup_mount: CgroupMount::Always,

@@ -7,7 +7,7 @@ use proto::cri;
 use proto::cri::security_profile::ProfileType;
 
 use super::request::Request;
-use super::{AppArmor, SpecError, selinux};
+use super::{AppArmor, Availability, SpecError, selinux};
 
 const LOCALHOST: &str = "localhost/";
 
@@ -80,11 +80,17 @@ pub(super) fn selinux_process_label(request: &Request<'_>) -> Result<Option<Stri
         selinux::check("linux.security_context.selinux_options", options)?;
     }
     let labels = request.inputs.selinux.filter(|_| !request.privileged());
+    if labels.is_some() && request.inputs.handler.selinux == Availability::Missing {
+        // It would run as the OCI runtime itself does.
+        return Err(SpecError::unsupported("SELinux", "the handler's OCI runtime gives processes no label"));
+    }
     Ok(labels.map(|labels| labels.process.clone()))
 }
 
+/// The label of what the OCI runtime mounts; none for one that knows no labels and would fail.
 pub(super) fn selinux_mount_label(request: &Request<'_>) -> Option<String> {
-    request.inputs.selinux.map(|labels| labels.mount.clone())
+    let labels = request.inputs.selinux.filter(|_| request.inputs.handler.selinux == Availability::Present);
+    labels.map(|labels| labels.mount.clone())
 }
 
 #[cfg(test)]
@@ -165,8 +171,13 @@ mod tests {
         case.security().selinux_options =
             Some(cri::SeLinuxOption { level: "s0\nx".into(), ..Default::default() });
         assert!(case.generate().is_err());
-        let mut case = Case { selinux: case.selinux, ..Case::privileged() };
         case.security().selinux_options = None;
+        case.handler.selinux = Availability::Missing;
+        assert!(case.generate().is_err());
+        let mut case = Case { selinux: case.selinux, handler: case.handler, ..Case::privileged() };
+        case.security().selinux_options = None;
+        assert_eq!(case.generate().unwrap().linux.mount_label, None);
+        case.handler.selinux = Availability::Present;
         let spec = case.generate().unwrap();
         assert_eq!(spec.process.selinux_label, None);
         assert_eq!(spec.linux.mount_label.as_deref(), Some("u:r:f:s0"));

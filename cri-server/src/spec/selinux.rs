@@ -60,6 +60,7 @@ struct Context {
 pub struct Contexts {
     process: Context,
     file: Context,
+    read_only: Context,
 }
 
 /// The labels of a pod or a container.
@@ -79,7 +80,20 @@ impl Contexts {
             let (_, value) = line.rev().find(|(key, _)| key.trim() == wanted)?;
             Context::parse(value.trim().trim_matches('"'))
         };
-        Some(Self { process: value("process")?, file: value("file")? })
+        let file = value("file")?;
+        let read_only = value("ro_file").unwrap_or_else(|| file.clone());
+        Some(Self { process: value("process")?, file, read_only })
+    }
+
+    /// All labels, without a level of a pod's own.
+    pub fn labels(&self) -> [String; 3] {
+        [&self.process, &self.file, &self.read_only].map(Context::to_string)
+    }
+
+    /// Of files that all containers read and none writes: layers of images. Behind the label of a container's root, the
+    /// kernel still judges by it what is mapped from a layer.
+    pub fn read_only(&self) -> String {
+        self.read_only.to_string()
     }
 
     /// Labels of a new pod, of a level that is not among `taken` where the request names none. `random` is any
@@ -226,6 +240,9 @@ mod tests {
         let pod = contexts.pod(None, &BTreeSet::new(), 0).unwrap();
         assert_eq!(pod.process, "system_u:system_r:container_t:s0:c0,c1");
         assert_eq!(pod.mount, "system_u:object_r:container_file_t:s0:c0,c1");
+        assert_eq!(contexts.read_only(), "system_u:object_r:container_ro_file_t:s0");
+        let older = Contexts::parse(&POLICY.replace("ro_file", "other")).unwrap();
+        assert_eq!(older.read_only(), "system_u:object_r:container_file_t:s0");
         let taken = BTreeSet::from([pod.level().unwrap()]);
         assert_eq!(contexts.pod(None, &taken, 0).unwrap().level().unwrap(), "s0:c0,c2");
         let named = contexts.pod(Some(&asked("", "", "", "s0:c7")), &taken, 0).unwrap();

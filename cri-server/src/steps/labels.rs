@@ -26,7 +26,23 @@ pub fn of_pod(daemon: &Daemon, config: &PodSandboxConfig) -> Result<Option<Label
         .map_err(|errno| Error::host("choose an SELinux level")(errno.into()))?;
     let limit = taken.len();
     let labels = contexts.pod(asked, &taken, u32::from_ne_bytes(random));
-    labels.map(Some).ok_or(Error::TooMany { what: "pods with an SELinux level of their own", limit })
+    let labels = labels.ok_or(Error::TooMany { what: "pods with an SELinux level of their own", limit })?;
+    known("config.linux.security_context.selinux_options", labels).map(Some)
+}
+
+/// The labels as the kernel spells them: two spellings of a level are one level. Refuses what its policy does not know.
+fn known(field: &'static str, labels: Labels) -> Result<Labels, Error> {
+    let known = |label: String| {
+        let spelled = selinux::canonical(&label).map_err(Error::host(format!("ask about label {label}")))?;
+        spelled.ok_or_else(|| invalid(field, format!("the node's SELinux policy knows no label {label:?}")))
+    };
+    Ok(Labels { process: known(labels.process)?, mount: known(labels.mount)? })
+}
+
+/// Refuses what a container asks for and the node's policy does not know.
+pub fn check_container(sandbox: &Sandbox, config: &ContainerConfig) -> Result<(), Error> {
+    let labels = of_container(sandbox, config);
+    labels.map_or(Ok(()), |labels| known("linux.security_context.selinux_options", labels).map(drop))
 }
 
 /// Labels of a container: its pod's, with what the request says.
@@ -39,7 +55,7 @@ pub fn of_container(sandbox: &Sandbox, config: &ContainerConfig) -> Option<Label
 /// Labels the container's anonymous volumes, and the mounts of which the request asks that. Blocks.
 pub fn apply(daemon: &Daemon, record: &ContainerRecord, label: &str) -> Result<(), Error> {
     for volume in volumes::anonymous(daemon, record) {
-        give(&volume.source, label)?;
+        selinux::relabel(&volume.source, label).map_err(unlabelled(&volume.source))?;
     }
     let asked: Vec<&Mount> = record.config.mounts.iter().collect();
     if !asked.iter().any(|mount| mount.selinux_relabel) {
@@ -56,11 +72,11 @@ pub fn apply(daemon: &Daemon, record: &ContainerRecord, label: &str) -> Result<(
                 format!("{path} belongs to the whole node and keeps its label, got {:?}", mount.host_path);
             return Err(invalid("config.mounts.selinux_relabel", reason));
         }
-        give(&source.path, label)?;
+        selinux::relabel_resolved(&source.path, label).map_err(unlabelled(&source.path))?;
     }
     Ok(())
 }
 
-fn give(path: &Path, label: &str) -> Result<(), Error> {
-    selinux::relabel(path, label).map_err(Error::host(format!("label {}", path.display())))
+fn unlabelled(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    Error::host(format!("label {}", path.display()))
 }

@@ -15,6 +15,7 @@ use rustix::system::{RebootCommand, reboot};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use super::job::{Event, FILE, FILES, Job, Step};
+use super::selinux;
 use crate::exec::Program;
 
 /// Where the job's disk is mounted.
@@ -98,6 +99,9 @@ pub fn serve() -> Result<()> {
 /// Takes the job's steps. Runs beside the first process, so that it may wait for its own children.
 pub fn drive() -> Result<()> {
     let (job, line) = (job()?, Line::open()?);
+    if job.selinux {
+        selinux::load(&Path::new(DISK).join(selinux::FILE))?;
+    }
     bind_places(&job)?;
     Program::new("ip").args(["link", "set", "lo", "up"]).ok()?;
     for step in &job.steps {

@@ -15,6 +15,8 @@ pub const FILES: &str = "files";
 pub struct Job {
     /// Directories that the guest is to see under their own paths.
     pub places: Vec<PathBuf>,
+    /// Whether a policy of SELinux lies beside the job, to be loaded before anything else.
+    pub selinux: bool,
     /// Environment of all steps.
     pub env: BTreeMap<String, String>,
     /// One after another; one that fails or passes its deadline does not hold up the next.

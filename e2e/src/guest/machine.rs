@@ -28,6 +28,8 @@ pub enum Init {
     Own,
     /// systemd, which starts the job as a service.
     Systemd,
+    /// The harness's own, on a kernel with SELinux in AppArmor's place.
+    OwnWithSelinux,
 }
 
 /// What is booted.
@@ -118,11 +120,12 @@ fn command_line(init: Init) -> String {
     let kernel = "root=/dev/nvme0n1 rootfstype=ext4 rw console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable \
                   no_timer_check cryptomgr.notests raid=noautodetect";
     let first = match init {
-        Init::Own => "/job/vminit",
+        Init::Own | Init::OwnWithSelinux => "/job/vminit",
         Init::Systemd => "/lib/systemd/systemd --unit=job.service --log-level=notice",
     };
+    let module = if init == Init::OwnWithSelinux { "security=selinux enforcing=1 " } else { "" };
     let mounts = "mount -t devtmpfs dev /dev; mount -t ext4 /dev/nvme0n2 /job";
-    format!("{kernel} init=/bin/sh -- -c \"{mounts} && exec {first}\"")
+    format!("{kernel} {module}init=/bin/sh -- -c \"{mounts} && exec {first}\"")
 }
 
 /// Reads events on a thread of its own. What is no event is shown: it can only be the emulator's.

@@ -31,6 +31,9 @@ pub struct Options {
     /// Let that shell run under systemd
     #[arg(long, requires = "shell")]
     systemd: bool,
+    /// Let that shell run under SELinux
+    #[arg(long, requires = "shell", conflicts_with = "systemd")]
+    selinux: bool,
     /// Processors of the guest
     #[arg(long, default_value_t = 2)]
     processors: u32,
@@ -53,7 +56,7 @@ struct Planned {
 }
 
 /// Steps in order: what fails early says most. Those under systemd use the cgroup driver of that name.
-const PLAN: [Planned; 28] = [
+const PLAN: [Planned; 31] = [
     own("harness", "harness", "crun"),
     Planned { args: &["host::cgroup", "spec::ring1"], ..own("cgroups", "cri_server", "crun") },
     own("monitor", "monitor_pod", "crun"),
@@ -72,6 +75,9 @@ const PLAN: [Planned; 28] = [
     own("userns-runc", "userns", "runc"),
     own("runtime-youki", "runtime", "youki"),
     own("resources-youki", "resources", "youki"),
+    with_selinux(own("selinux-crun", "selinux", "crun")),
+    Planned { args: &["what_a"], ..with_selinux(own("selinux-runc", "selinux", "runc")) },
+    Planned { args: &["a_handler"], ..with_selinux(own("selinux-youki", "selinux", "youki")) },
     conforms("critest-crun", &["--exact", "crun_conforms"], "crun"),
     conforms("critest-runc", &["--exact", "runc_conforms"], "runc"),
     conforms("critest-youki", &["--exact", "youki_conforms"], "youki"),
@@ -96,6 +102,10 @@ const fn systemd(planned: Planned) -> Planned {
     Planned { init: Init::Systemd, ..planned }
 }
 
+const fn with_selinux(planned: Planned) -> Planned {
+    Planned { init: Init::OwnWithSelinux, ..planned }
+}
+
 /// Builds, boots, follows, and fails with the names of the steps that failed.
 pub fn run(options: &Options) -> Result<()> {
     if options.list {
@@ -109,7 +119,7 @@ pub fn run(options: &Options) -> Result<()> {
     let stage = stage(&built, scratch.path())?;
     eprintln!("guest: built and staged in {:.0?}", began.elapsed());
     let mut verdict = Verdict::default();
-    for init in [Init::Own, Init::Systemd] {
+    for init in [Init::Own, Init::OwnWithSelinux, Init::Systemd] {
         let steps = options.steps(&built, init)?;
         if steps.is_empty() {
             continue;
@@ -133,7 +143,12 @@ pub fn run(options: &Options) -> Result<()> {
 impl Options {
     fn steps(&self, built: &Built, init: Init) -> Result<Vec<Step>> {
         if let Some(line) = &self.shell {
-            if self.systemd != (init == Init::Systemd) {
+            let wanted = match (self.systemd, self.selinux) {
+                (true, _) => Init::Systemd,
+                (_, true) => Init::OwnWithSelinux,
+                _ => Init::Own,
+            };
+            if init != wanted {
                 return Ok(Vec::new());
             }
             let args = vec!["-c".to_owned(), line.clone()];
@@ -173,6 +188,9 @@ impl Options {
             env.insert("E2E_CGROUP_DRIVER".to_owned(), "systemd".to_owned());
             env.insert("E2E_OOM_KILLS".to_owned(), "40".to_owned());
         }
+        if init == Init::OwnWithSelinux {
+            env.insert("E2E_REQUIRE_SELINUX".to_owned(), "1".to_owned());
+        }
         if let Some(dir) = std::env::var_os("BERTH_BIN_DIR") {
             env.insert("BERTH_BIN_DIR".to_owned(), std::path::absolute(dir)?.display().to_string());
         }
@@ -180,7 +198,7 @@ impl Options {
             let Some((key, value)) = pair.split_once('=') else { bail!("{pair:?} is not KEY=VALUE") };
             env.insert(key.to_owned(), value.to_owned());
         }
-        Ok(Job { env, steps, ..Job::default() })
+        Ok(Job { env, steps, selinux: init == Init::OwnWithSelinux, ..Job::default() })
     }
 }
 

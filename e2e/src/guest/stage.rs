@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::job::{FILE, FILES, Job};
 use super::root::pack;
+use super::selinux;
 
 /// A directory that becomes the job's disk.
 pub struct Stage {
@@ -32,6 +33,9 @@ impl Stage {
     /// Writes the job and packs it all; `init` is the program that becomes the guest's first process.
     pub fn pack(&self, mut job: Job, init: &Path, image: &Path) -> Result<()> {
         job.places.clone_from(&self.places);
+        if job.selinux {
+            selinux::compile(&self.dir.join(selinux::FILE))?;
+        }
         std::fs::write(self.dir.join(FILE), serde_json::to_vec_pretty(&job)?)?;
         copy(init, &self.dir.join("vminit"))?;
         pack(&self.dir, image, "4G")

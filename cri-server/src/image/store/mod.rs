@@ -153,6 +153,11 @@ impl ImageStore {
         image.layers.iter().map(|key| self.layer_path(key)).collect()
     }
 
+    /// Directory of all layers.
+    pub fn layers(&self) -> &Path {
+        &self.inner.layers
+    }
+
     /// An empty directory, for a root file system of a single read-only layer.
     pub fn empty_layer(&self) -> PathBuf {
         self.inner.layers.join("empty")
