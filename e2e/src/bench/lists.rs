@@ -134,6 +134,8 @@ async fn ended_pod(contestant: &Contestant, number: usize) -> Result<String> {
         ..Default::default()
     };
     let mut config = with_namespaces(contestant.pod(&name), options);
+    // As a kubelet has it for a pod with the node's name; containerd fails otherwise.
+    config.hostname.clear();
     dress_pod(&mut config);
     let id = contestant.cri.run_pod(&config).await.with_context(|| format!("run pod {name}"))?;
     for number in 0..IN_A_POD {
