@@ -1,5 +1,6 @@
 //! Network namespaces by path.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -10,6 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
+
+use super::sysctl;
 
 /// `f_type` of the file system that namespaces live in.
 const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
@@ -53,6 +56,8 @@ pub fn boot_id() -> io::Result<String> {
 pub struct NetNs {
     file: File,
     path: PathBuf,
+    /// Of its kernel parameters, from one stay to the next.
+    parameters: RefCell<sysctl::Held>,
 }
 
 /// Why a path is no usable network namespace.
@@ -89,7 +94,11 @@ impl NetNs {
             Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => return Err(NetNsError::Gone(path.to_owned())),
             Err(errno) => return Err(failed(errno.into())),
         }
-        Ok(Self { file: File::open(path).map_err(failed)?, path: path.to_owned() })
+        Ok(Self {
+            file: File::open(path).map_err(failed)?,
+            path: path.to_owned(),
+            parameters: RefCell::default(),
+        })
     }
 
     /// Whether it is the namespace that this process runs in.
@@ -122,9 +131,11 @@ impl NetNs {
             Err(Errno::INVAL) => return Err(NetNsError::OtherKind(self.path.clone())),
             Err(errno) => return Err(failed(errno.into())),
         }
+        let at_home = sysctl::hold(self.parameters.take());
         let outcome = catch_unwind(AssertUnwindSafe(work));
         enter(&home)
             .expect("a namespace that we were in, held open, with the privilege that just let us leave it");
+        self.parameters.replace(sysctl::hold(at_home));
         outcome.map_err(|panic| resume_unwind(panic))
     }
 
