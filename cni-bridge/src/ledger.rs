@@ -14,7 +14,7 @@ use proto::cni::{CniError, ErrorCode};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::net::netns::{self, Identity};
+use crate::net::netns::{self, Identity, NetNs, NetNsError};
 use crate::owner::{Owner, hashed_name};
 
 /// Where ledgers are kept unless `stateDir` says otherwise.
@@ -43,6 +43,18 @@ pub struct Entry {
     /// Addresses that the host reaches through a shim.
     #[serde(default)]
     pub reached: Vec<IpAddr>,
+}
+
+impl Entry {
+    /// Whether its namespace is there, as far as is known.
+    fn is_alive(&self) -> bool {
+        let Some(identity) = self.netns else { return true };
+        match NetNs::open(&self.path).and_then(|netns| netns.identity()) {
+            Ok(found) => found == identity,
+            Err(NetNsError::Gone(_)) => false,
+            Err(_) => true,
+        }
+    }
 }
 
 /// Why the ledger failed.
@@ -129,14 +141,20 @@ impl Ledger {
         }
     }
 
-    /// A network other than `network` that has a user of a shared link.
+    /// A network other than `network` that has a living user of a shared link: nobody collects the garbage of a
+    /// network that has no configuration any more.
     ///
     /// # Errors
     /// [`LedgerError`].
     pub fn other_network(&self, link: &str, network: &str) -> Result<Option<String>, LedgerError> {
-        let users = names(&self.dir.join("shared").join(link))?;
-        let mut networks = users.iter().filter_map(|user| user.split('@').next());
-        Ok(networks.find(|other| *other != network).map(str::to_owned))
+        for user in names(&self.dir.join("shared").join(link))? {
+            let Some(owner) = owner_of(&user) else { continue };
+            let other = owner.parts().0;
+            if other != network && self.read(&owner)?.is_some_and(|entry| entry.is_alive()) {
+                return Ok(Some(other.to_owned()));
+            }
+        }
+        Ok(None)
     }
 
     /// Forgets an attachment.
@@ -153,7 +171,7 @@ impl Ledger {
     /// [`LedgerError`].
     pub fn owners(&self) -> Result<Vec<Owner>, LedgerError> {
         let found = names(&self.entries())?;
-        Ok(found.iter().filter_map(|name| Owner::of_tag(&name.replacen('@', "/", 2))).collect())
+        Ok(found.iter().filter_map(|name| owner_of(name)).collect())
     }
 
     /// A mark on a shared link, kept as long as it has users.
@@ -262,6 +280,10 @@ pub(crate) fn lock(path: &Path) -> Result<File, LedgerError> {
 /// Names of containers, networks and interfaces hold no slash, and the first two no `@`.
 fn file_name(tag: &str) -> String {
     tag.replacen('/', "@", 2)
+}
+
+fn owner_of(file_name: &str) -> Option<Owner> {
+    Owner::of_tag(&file_name.replacen('@', "/", 2))
 }
 
 fn names(dir: &Path) -> Result<Vec<String>, LedgerError> {

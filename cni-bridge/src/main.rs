@@ -6,6 +6,7 @@
 #[allow(unsafe_code)]
 mod start;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use cni_bridge::{install, plugin, repair};
@@ -27,8 +28,8 @@ configuration from standard input; called without CNI_COMMAND it says who it is.
 ";
 
 /// What the program does; its exit status.
-fn run() -> u8 {
-    let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+fn run(arguments: &[OsString]) -> u8 {
+    let args: Vec<String> = arguments.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let called = args.first().and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
     if let Some(plugin) = called.and_then(plugin::named) {
         return proto::cni::plugin::main(plugin);

@@ -2,19 +2,26 @@
 //! signal stack, a tenth of what running a plugin costs. What it does that matters here is done: the standard streams
 //! are open, a reader that has gone is an error and no signal, output is flushed, a panic is an exit status.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, OsStr, OsString, c_char, c_int};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 
 /// Exit status after a panic, as Rust programs have it.
 const PANICKED: u8 = 101;
 
-/// What the C library calls; the standard library takes arguments and environment by itself.
+/// What the C library calls.
 #[unsafe(no_mangle)]
-extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
+extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     open_streams();
+    let argument = |at| {
+        // SAFETY: the C library gives so many strings, which stay.
+        let text = unsafe { CStr::from_ptr(*arguments.add(at)) };
+        OsStr::from_bytes(text.to_bytes()).to_owned()
+    };
+    let arguments: Vec<OsString> = (0..usize::try_from(count).unwrap_or(0)).map(argument).collect();
     // SAFETY: ignoring a signal installs no handler.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
-    let status = std::panic::catch_unwind(crate::run).unwrap_or(PANICKED);
+    let status = std::panic::catch_unwind(|| crate::run(&arguments)).unwrap_or(PANICKED);
     let _reader_is_gone = std::io::stdout().flush();
     cni_bridge::net::background::finish(status)
 }

@@ -92,12 +92,6 @@ impl Daemon {
         let lock = lock(&paths.root().join("lock"))?;
         let cgroups = Arc::new(Layout::detect().context("look at the cgroup hierarchies")?);
         let programs = ProgramCopies::default();
-        let images = ImageStore::open(paths.root(), image_config(&config))?;
-        let selinux = selinux::contexts();
-        if let Some(contexts) = &selinux {
-            selinux::relabel_once(images.layers(), &contexts.read_only())
-                .context("label the images' layers")?;
-        }
         Ok(Self {
             boot_id: store::boot_id().context("read the boot id")?,
             sandboxes: Index::default(),
@@ -105,10 +99,10 @@ impl Daemon {
             making_sandboxes: Operations::new("pod sandbox"),
             making_containers: Operations::new("container"),
             events: Events::default(),
-            images,
+            images: ImageStore::open(paths.root(), image_config(&config))?,
             cni: Cni::new(cni_config(&config)),
             node: node::facts(&cgroups),
-            selinux,
+            selinux: selinux::contexts(),
             choosing_labels: tokio::sync::Mutex::default(),
             handlers: Handlers::ask(programs_of(&config), &programs),
             programs,

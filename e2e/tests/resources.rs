@@ -13,6 +13,7 @@ use e2e::cri::{Cri, container};
 use e2e::daemon::Setup;
 use e2e::exec::Program;
 use e2e::image::set::BUSYBOX;
+use e2e::wait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use proto::cri::{
     self as api, ContainerStatus, LinuxContainerResources as Resources, UpdateContainerResourcesRequest,
@@ -288,6 +289,17 @@ async fn out_of_memory_is_told_every_time() -> Result<()> {
     case.close()
 }
 
+async fn has_no_sockets(cri: &Cri, id: &str) -> Result<()> {
+    let request = api::ListPodSandboxMetricsRequest {};
+    let pods = cri.runtime.clone().list_pod_sandbox_metrics(request).await?.into_inner();
+    let mut containers = pods.pod_metrics.iter().flat_map(|pod| &pod.container_metrics);
+    let container = containers.find(|container| container.container_id == id).context("no metrics of it")?;
+    let sockets = container.metrics.iter().find(|metric| metric.name == "container_sockets");
+    let count = sockets.and_then(|metric| metric.value).map(|value| value.value);
+    ensure!(count == Some(0), "sockets: {count:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_have_the_labels_that_their_descriptors_name() -> Result<()> {
     let test = "metrics_have_the_labels_that_their_descriptors_name";
@@ -310,6 +322,9 @@ async fn metrics_have_the_labels_that_their_descriptors_name() -> Result<()> {
     let keys: BTreeMap<String, Vec<String>> =
         descriptors.descriptors.into_iter().map(|d| (d.name, d.label_keys)).collect();
     ensure!(keys.len() >= 48 && keys.values().all(|keys| keys.len() >= 6), "{keys:?}");
+    // youki answers before its process has become the program.
+    wait::until_async("the program to run", Duration::from_secs(20), || has_no_sockets(&case.cri, &id))
+        .await?;
     let pods = runtime.list_pod_sandbox_metrics(api::ListPodSandboxMetricsRequest {}).await?.into_inner();
     let pod =
         pods.pod_metrics.iter().find(|pod| pod.pod_sandbox_id == pod_id).context("no metrics of the pod")?;

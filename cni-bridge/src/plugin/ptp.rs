@@ -11,7 +11,7 @@ use proto::cni::result::{Dns, IpConfig};
 use proto::cni::{Attachment, CniError, CniResult, Plugin, Request};
 
 use super::pod::{self, Duplicates, Router};
-use super::{attaching, connectivity, damaged, keys, masquerade, open_netns, teardown, veth};
+use super::{attaching, collect, connectivity, damaged, keys, masquerade, open_netns, teardown, veth};
 use crate::ipam;
 use crate::ipam::range::offset;
 use crate::net::link::{self, Link, VethPair};
@@ -105,8 +105,12 @@ impl Plugin for Ptp {
 
     fn repair(&self, request: &Request, attachment: &Attachment) -> Result<(), CniError> {
         let conf = PtpConf::parse(request)?;
-        connectivity::forward(pod::previous(request)?.ips.iter().map(|ip| ip.address.addr()))?;
-        if conf.ip_masq { masquerade::repair(request, attachment) } else { Ok(()) }
+        let forwarded = || {
+            let result = pod::previous(request)?;
+            Ok(connectivity::forward(result.ips.iter().map(|ip| ip.address.addr()))?)
+        };
+        let masqueraded = || if conf.ip_masq { masquerade::repair(request, attachment) } else { Ok(()) };
+        collect([masqueraded(), forwarded()])
     }
 }
 

@@ -280,6 +280,24 @@ fn a_parent_carries_one_untagged_network() {
     }
 }
 
+/// A network that is gone with its configuration has nobody to collect its garbage.
+#[test]
+fn a_parent_is_free_of_networks_whose_pods_are_dead() {
+    if !privileged() {
+        return;
+    }
+    let (node, _world) = on_wire(conf());
+    let (mut node, first) = node.beside("other", changed(|conf| conf["mode"] = "private".into()));
+    let second = std::mem::replace(&mut node.list, first);
+    let (dead, pod) = (NetNs::new(), NetNs::new());
+    node.add("a", &dead, Value::Null).unwrap();
+    node.list = second;
+    assert!(node.add("b", &pod, Value::Null).is_err());
+    drop(dead);
+    node.add("b", &pod, Value::Null).unwrap();
+    node.del("b", Some(&pod.path)).unwrap();
+}
+
 /// Whatever a killed ADD or DEL has done, one DEL undoes, down to a shared shim.
 #[test]
 fn a_killed_call_is_undone_by_del() {

@@ -13,8 +13,8 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Config, LogFormat};
 use crate::daemon::Daemon;
 use crate::host::fs::create_open_directories;
-use crate::steps::rules;
 use crate::steps::streams::Node;
+use crate::steps::{labels, rules};
 use crate::streaming::Streaming;
 use crate::{recover, service};
 
@@ -52,6 +52,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let socket = config.socket.clone();
     let gid = config.socket_gid;
     let daemon = Arc::new(Daemon::start(config)?);
+    take_time(labels::label_layers(&daemon)).await;
     take_time(recover::recover(&daemon)).await?;
     rules::keep(daemon.clone());
     let streaming = Streaming::start(&daemon.config.streaming, Arc::new(Node::new(daemon.clone())))?;

@@ -62,6 +62,20 @@ pub fn relabel_once(path: &Path, label: &str) -> io::Result<()> {
     if done { Ok(()) } else { relabel(path, label) }
 }
 
+/// As [`relabel_once`], for each entry of a directory and last the directory itself: an attempt that is cut off goes on
+/// where it was. Blocks.
+pub fn relabel_each_once(top: &Path, label: &str) -> io::Result<()> {
+    let label = canonical(label).ok().flatten().unwrap_or_else(|| label.to_owned());
+    let found = rustix::fs::openat(CWD, top, FOUND, Mode::empty())?;
+    if has(&found, &label) {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(top)? {
+        relabel_once(&entry?.path(), &label)?;
+    }
+    set(&found, &label)
+}
+
 /// As [`relabel`], for a path that had no link in it when it was judged: one that has by now is an error. Blocks.
 pub fn relabel_resolved(path: &Path, label: &str) -> io::Result<()> {
     let found = rustix::fs::openat2(CWD, path, FOUND, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;

@@ -47,9 +47,28 @@ pub fn kill_session(leader: i32, directories: &[PathBuf]) {
 /// Kills `runtime`, a run of the OCI runtime, with its process group and what it has made in `directories` or below:
 /// a process that it has let go already lives on without it, in a session of its own. `runtime` is a child of this
 /// process and not reaped. It is stopped first, so that it stays the parent of what it made and makes nothing more.
-pub fn kill_run(runtime: i32, directories: &[PathBuf]) {
+///
+/// crun hands what it makes to this process before it names it: where there are such processes, but for those that
+/// `known` names, it may go on until `is_named` or for a moment, and who asked kills what it has named.
+pub fn kill_run(
+    runtime: i32,
+    directories: &[PathBuf],
+    known: impl Fn(i32) -> bool,
+    is_named: impl Fn() -> bool,
+) {
     let Some(pid) = Pid::from_raw(runtime) else { return };
     stop(pid);
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let mut processes = Vec::new();
+    directories.iter().for_each(|directory| collect_lineage(directory, MAX_DEPTH, &mut processes));
+    if !is_named() && processes.iter().any(|process| process.parent == own && !known(process.pid)) {
+        let _ended_already = rustix::process::kill_process(pid, Signal::CONT);
+        let deadline = std::time::Instant::now() + SESSION;
+        while !is_named() && std::time::Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        stop(pid);
+    }
     kill_until_unseen(directories, |processes| session_and_descent(runtime, processes).split_off(1));
     let _ended_already = rustix::process::kill_process_group(pid, Signal::KILL);
 }

@@ -8,11 +8,25 @@ use proto::cri::{ContainerConfig, Mount, PodSandboxConfig};
 use super::cri_config::invalid;
 use super::{resolve, volumes};
 use crate::daemon::Daemon;
-use crate::error::Error;
+use crate::detached::blocking;
+use crate::error::{Error, chain};
 use crate::host::selinux;
 use crate::spec::selinux::{Labels, may_relabel};
 use crate::store::container::ContainerRecord;
 use crate::store::sandbox::Sandbox;
+
+/// Gives the images' layers the policy's label for what containers only read: once, as layers that are made later have
+/// it from their directory. Where that fails, containers may not be able to read their files.
+pub async fn label_layers(daemon: &Daemon) {
+    let Some(contexts) = &daemon.selinux else { return };
+    let (layers, label) = (daemon.images.layers().to_owned(), contexts.read_only());
+    let labelled = blocking(move || selinux::relabel_each_once(&layers, &label)).await;
+    match labelled {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "the images' layers cannot be labelled"),
+        Err(error) => tracing::error!(error = chain(&error), "the images' layers cannot be labelled"),
+    }
+}
 
 /// Labels of a new pod, of a level that no record of a pod has: it is free again when that record is gone.
 pub fn of_pod(daemon: &Daemon, config: &PodSandboxConfig) -> Result<Option<Labels>, Error> {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::daemon::Daemon;
 use crate::error::chain;
 use crate::host::lost_rules::LostRules;
@@ -20,6 +22,8 @@ pub fn keep(daemon: Arc<Daemon>) {
     tokio::spawn(async move {
         let mut lost = watch();
         let mut retry = RETRY;
+        // Where repairing does not help, what STATUS says is heeded less and less often.
+        let (mut heeded, mut pause) = (Instant::now(), RETRY);
         loop {
             if let Some(lost) = &mut lost {
                 lost.catch_up();
@@ -42,9 +46,12 @@ pub fn keep(daemon: Arc<Daemon>) {
             };
             let told = tokio::select! {
                 told = tokio::time::timeout(wait, told) => told,
-                // Plugins may see more than lost rules: forwarding that somebody turned off.
-                () = daemon.cni.limited() => continue,
+                () = cut_off(&daemon, heeded) => {
+                    (heeded, pause) = (Instant::now() + pause, (pause * 2).min(PERIOD));
+                    continue;
+                }
             };
+            pause = RETRY;
             match told {
                 Ok(Ok(())) => tokio::time::sleep(SETTLE).await,
                 Ok(Err(error)) => {
@@ -55,6 +62,13 @@ pub fn keep(daemon: Arc<Daemon>) {
             }
         }
     });
+}
+
+/// Waits until plugins say that pods are cut off, from `heeded` on: they may see more than lost rules, such as
+/// forwarding that somebody turned off.
+async fn cut_off(daemon: &Daemon, heeded: Instant) {
+    tokio::time::sleep_until(heeded).await;
+    daemon.cni.limited().await;
 }
 
 fn watch() -> Option<LostRules> {

@@ -98,16 +98,19 @@ fn a_create_that_hangs_holds_up_nobody_and_is_ended_by_delete() {
     });
 }
 
-#[test]
-fn an_exec_killed_while_it_starts_leaves_no_process_and_tells_its_end() {
-    with_one_runtime(async |ground, runtime| {
+/// An OCI runtime that is killed while its `exec` has let a process go and not named it yet: `made` runs `{made}`,
+/// which tells when the process is there.
+fn kill_between_letting_go_and_naming(made: &'static str) {
+    with_one_runtime(async move |ground, runtime| {
         let monitor = ground.monitor().await;
         let mut events = monitor.events();
         let (up, list) = (ground.path("up"), ground.path("cgroup.procs"));
-        // As an OCI runtime is between letting the process go and naming it.
-        let made = format!("echo $$ > {}; echo > {}; exec sleep 1000", list.display(), up.display());
+        let body = format!("echo $$ > {}; echo $$ > {}; exec sleep 1000", list.display(), up.display());
+        let made =
+            made.replace("{made}", &format!("setsid sh -c '{body}'")).replace("{up}", up.to_str().unwrap());
         let text = format!(
-            r#"for a; do if [ "$a" = exec ]; then setsid sh -c '{made}' & wait; fi; done; exec {} "$@""#,
+            r#"for a; do case $a in exec) go=1;; esac; case $last in --pid-file) file=$a;; esac; last=$a; done
+               if [ "$go" ]; then {made}; fi; exec {} "$@""#,
             runtime.path.display()
         );
         let runtime = Runtime { path: script(ground, &text).path, ..runtime.clone() };
@@ -122,15 +125,28 @@ fn an_exec_killed_while_it_starts_leaves_no_process_and_tells_its_end() {
             let monitor = monitor.clone();
             async move { monitor.exec(exec).await }
         });
-        until("the process to be made", || up.exists()).await;
+        until("the process to be made", || up.metadata().is_ok_and(|up| up.len() > 0)).await;
         assert_eq!(plan.processes().len(), 2);
         monitor.signal(Target::Exec("x".into()), libc::SIGKILL).await.unwrap();
         assert_eq!(exec_exit_of(&mut events, "x").await, 137);
-        assert_eq!(plan.processes().len(), 1);
+        until("the process to be gone", || plan.processes().len() == 1).await;
         assert_eq!(kind_of(&starting.await.unwrap().unwrap_err()), FailureKind::Aborted);
         assert!(monitor.state().await.unwrap().execs.is_empty());
         monitor.shutdown().await.unwrap();
     });
+}
+
+#[test]
+fn an_exec_killed_while_it_starts_leaves_no_process_and_tells_its_end() {
+    kill_between_letting_go_and_naming("{made} & wait");
+}
+
+/// As crun does it.
+#[test]
+fn nor_does_one_whose_process_is_handed_over_before_it_is_named() {
+    kill_between_letting_go_and_naming(
+        "({made} &); while :; do busybox usleep 20000; cat {up} > $file; done",
+    );
 }
 
 #[test]

@@ -71,6 +71,12 @@ impl Table {
         wanted: &[(&'static str, Element, Conflict)],
         chains: &[OnDemand],
     ) -> Result<(), InsertError> {
+        if is_dormant(socket, self.id())? {
+            // Alone: the kernel does not wake a table and change its chains at once.
+            let mut awake = Batch::new(self.id());
+            awake.add_table();
+            awake.commit(socket, None)?;
+        }
         let mut tries = 0;
         loop {
             tries += 1;

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use proto::cni::{Attachment, CniError, CniResult, Plugin, Request};
 
-use super::{connectivity, isolation, masquerade, open_netns, pod, teardown};
+use super::{collect, connectivity, isolation, masquerade, open_netns, pod, teardown};
 use crate::ipam;
 use crate::net::socket::Socket;
 use crate::owner::Owner;
@@ -56,21 +56,26 @@ impl Plugin for Bridge {
 
     fn repair(&self, request: &Request, attachment: &Attachment) -> Result<(), CniError> {
         let conf = BridgeConf::parse(request)?;
-        if conf.gateway != Gateway::No {
+        let isolated = || match conf.isolated {
+            true => repair_isolation(&conf, request, attachment),
+            false => Ok(()),
+        };
+        let masqueraded = || if conf.ip_masq { masquerade::repair(request, attachment) } else { Ok(()) };
+        let forwarded = || {
             let result = pod::previous(request)?;
-            connectivity::forward(result.ips.iter().filter_map(attach::gateway_of).map(|at| at.addr()))?;
-        }
-        if conf.ip_masq {
-            masquerade::repair(request, attachment)?;
-        }
-        if conf.isolated {
-            let result = pod::previous(request)?;
-            let addresses = pod::addresses_of(&result, pod::interface_index(&result, attachment)?);
-            let owner = Owner::new(&request.conf.name, attachment)?;
-            let (network, addresses) = (&conf.gateway_link(), &addresses[..]);
-            let pod = isolation::Pod { owner: &owner, network, addresses };
-            isolation::mend(&mut Socket::netfilter()?, &conf.state_dir, pod)?;
-        }
-        Ok(())
+            let gateways = result.ips.iter().filter_map(attach::gateway_of).map(|at| at.addr());
+            Ok(connectivity::forward(gateways.filter(|_| conf.gateway != Gateway::No))?)
+        };
+        // What cannot be mended keeps nothing else from being mended.
+        collect([isolated(), masqueraded(), forwarded()])
     }
+}
+
+fn repair_isolation(conf: &BridgeConf, request: &Request, attachment: &Attachment) -> Result<(), CniError> {
+    let result = pod::previous(request)?;
+    let addresses = pod::addresses_of(&result, pod::interface_index(&result, attachment)?);
+    let owner = Owner::new(&request.conf.name, attachment)?;
+    let (network, addresses) = (&conf.gateway_link(), &addresses[..]);
+    let pod = isolation::Pod { owner: &owner, network, addresses };
+    isolation::mend(&mut Socket::netfilter()?, &conf.state_dir, pod)
 }

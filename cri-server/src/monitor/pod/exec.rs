@@ -204,10 +204,12 @@ impl Pod {
     }
 
     fn abort_exec(&mut self, number: InvocationId, container: &str) {
+        let Some(invocation) = self.invocations.get(&number).filter(|run| !run.aborted) else { return };
+        let known = |pid| self.children.contains_key(&pid);
+        let is_named = || invocation.made_pid().is_some();
+        cgroup::kill_run(invocation.pid, self.cgroups_of(container), known, is_named);
         if let Some(invocation) = self.invocations.get_mut(&number) {
             invocation.aborted = true;
-            let runtime = invocation.pid;
-            cgroup::kill_run(runtime, self.cgroups_of(container));
         }
     }
 
