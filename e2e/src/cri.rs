@@ -173,6 +173,16 @@ impl Cri {
         answer.status.ok_or_else(|| Status::internal("the answer has no status"))
     }
 
+    /// One of a container's metrics.
+    pub async fn metric(&self, id: &str, name: &str) -> Result<Option<u64>, Status> {
+        let request = cri::ListPodSandboxMetricsRequest {};
+        let pods = self.runtime.clone().list_pod_sandbox_metrics(request).await?.into_inner();
+        let containers = pods.pod_metrics.iter().flat_map(|pod| &pod.container_metrics);
+        let mut metrics =
+            containers.filter(|container| container.container_id == id).flat_map(|found| &found.metrics);
+        Ok(metrics.find(|metric| metric.name == name).and_then(|found| found.value).map(|value| value.value))
+    }
+
     /// Waits until a container has exited, and gives its last status.
     pub async fn exited(&self, id: &str, deadline: Duration) -> Result<cri::ContainerStatus> {
         wait::until_async("the container's exit", deadline, || async {
