@@ -1,10 +1,13 @@
 //! One contestant: a node with its daemon, a client of it, its meter, and the state that it comes back to.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use proto::cri as api;
+use serde::Serialize;
+use tonic::Status;
 
 use crate::cri::{Cri, container};
 use crate::daemon::{Endpoint, Setup};
@@ -19,6 +22,8 @@ use super::options::Who;
 
 /// How long a node may take to come to rest after a round.
 const REST: Duration = Duration::from_secs(60);
+/// How often containerd is asked to end something.
+const TRIES: usize = 5;
 /// Seconds that a container has to follow its stop signal.
 pub const GRACE: i64 = 10;
 
@@ -33,6 +38,16 @@ pub struct Contestant {
     node: Node,
     rest: Rest,
     before: Snapshot,
+    failures: RefCell<Vec<Failure>>,
+}
+
+/// A call that the reference failed, and that was made again.
+#[derive(Clone, Debug, Serialize)]
+pub struct Failure {
+    /// Whose.
+    pub contestant: Who,
+    /// What it answered.
+    pub answer: String,
 }
 
 /// What a node has when nothing goes on.
@@ -74,7 +89,8 @@ impl Contestant {
         }
         let rest = Rest { processes: 1, links: 0 };
         let before = Snapshot::default();
-        let mut contestant = Self { who, cri, meter, node, rest, before };
+        let failures = RefCell::default();
+        let mut contestant = Self { who, cri, meter, node, rest, before, failures };
         contestant.warm_up().await.with_context(|| format!("the first pod of {}", who.label()))?;
         Ok(contestant)
     }
@@ -104,11 +120,26 @@ impl Contestant {
         })
     }
 
-    /// Checks that nothing is left, and ends the node.
-    pub fn close(self) -> Result<()> {
+    /// Checks that nothing is left, and ends the node. Gives the calls that had to be made again.
+    pub fn close(self) -> Result<Vec<Failure>> {
         self.node.expect_no_leaks(&self.before).with_context(|| format!("after {}", self.who.label()))?;
         self.node.end();
-        Ok(())
+        Ok(self.failures.into_inner())
+    }
+
+    /// Ends something as a kubelet does, who asks again where containerd fails (its 1.6 answers `ttrpc: closed` where a
+    /// container ends by itself meanwhile). Each failure is noted. Berth has one try.
+    pub async fn insist<T>(&self, call: impl AsyncFn() -> Result<T, Status>) -> Result<T, Status> {
+        for _ in 1..TRIES {
+            match call().await {
+                Err(status) if self.who == Who::Containerd => {
+                    let answer = status.message().to_owned();
+                    self.failures.borrow_mut().push(Failure { contestant: self.who, answer });
+                }
+                answer => return answer,
+            }
+        }
+        call().await
     }
 
     /// A pod's configuration below the metered cgroup.
@@ -132,9 +163,9 @@ impl Contestant {
 
     /// Stops and removes a pod and its container, which gets no time to end by itself.
     pub async fn end(&self, pod: &Pod) -> Result<()> {
-        self.cri.stop(&pod.container, 0).await?;
-        self.cri.remove(&pod.container).await?;
-        self.cri.end_pod(&pod.id).await?;
+        self.insist(|| self.cri.stop(&pod.container, 0)).await?;
+        self.insist(|| self.cri.remove(&pod.container)).await?;
+        self.insist(|| self.cri.end_pod(&pod.id)).await?;
         Ok(())
     }
 

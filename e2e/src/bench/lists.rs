@@ -101,7 +101,7 @@ pub async fn measure(
         ask(contestant, *size, &at, sheet).await?;
     }
     progress.detail(&format!("{who}: removing {} pods", pods.len()));
-    let ends = pods.iter().map(|id| contestant.cri.remove_pod(id));
+    let ends = pods.iter().map(|id| contestant.insist(|| contestant.cri.remove_pod(id)));
     stream::iter(ends).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     contestant.settle()
 }
@@ -145,6 +145,6 @@ async fn ended_pod(contestant: &Contestant, number: usize) -> Result<String> {
         dress_container(&mut quick, &config);
         contestant.cri.launch(&id, &quick, &config).await?;
     }
-    contestant.cri.stop_pod(&id).await?;
+    contestant.insist(|| contestant.cri.stop_pod(&id)).await?;
     Ok(id)
 }

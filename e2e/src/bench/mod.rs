@@ -33,7 +33,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 
 use crate::{gate, paths};
-use contestant::Contestant;
+use contestant::{Contestant, Failure};
 use host::Host;
 pub use options::{Family, Options, Who};
 use progress::Progress;
@@ -70,6 +70,7 @@ async fn measure(options: &Options) -> Result<Report> {
         host: Host::look()?,
         floor: Vec::new(),
         progress: Progress::of(slots(options)),
+        failures: Vec::new(),
     };
     if [Family::Scratch, Family::Exec, Family::Events].iter().any(|family| options.wants(*family)) {
         bench.interleaved().await?;
@@ -82,7 +83,8 @@ async fn measure(options: &Options) -> Result<Report> {
     }
     let plugins = bench.plugins()?;
     bench.progress.finish();
-    Ok(Report { options: bench.options, host: bench.host, sheet: bench.sheet, floor: bench.floor, plugins })
+    let Bench { options, sheet, host, floor, failures, .. } = bench;
+    Ok(Report { options, host, sheet, floor, plugins, failures })
 }
 
 /// Slots of a contestant that has the machine to itself.
@@ -107,6 +109,7 @@ struct Bench {
     host: Host,
     floor: Vec<floor::Piece>,
     progress: Progress,
+    failures: Vec<Failure>,
 }
 
 impl Bench {
@@ -132,7 +135,10 @@ impl Bench {
         }
         self.sheet.begin_round(0);
         self.progress.stage("looking for what is left".to_owned());
-        contestants.into_iter().try_for_each(Contestant::close)
+        for contestant in contestants {
+            self.failures.extend(contestant.close()?);
+        }
+        Ok(())
     }
 
     async fn round(&mut self, contestants: &[Contestant]) -> Result<()> {
@@ -174,7 +180,7 @@ impl Bench {
             self.progress.stage(format!("many pods: {}", who.label()));
             let contestant = Contestant::open(who).await?;
             crowd::measure(&contestant, &self.options, &mut self.sheet, &mut self.progress).await?;
-            contestant.close()?;
+            self.failures.extend(contestant.close()?);
             self.host.note_load();
             (0..CROWD_SLOTS).for_each(|_| self.progress.advance());
         }
@@ -189,7 +195,7 @@ impl Bench {
             let contestant = Contestant::open(who).await?;
             let sizes = self.options.list_sizes(who);
             lists::measure(&contestant, sizes, &mut self.sheet, &mut self.progress).await?;
-            contestant.close()?;
+            self.failures.extend(contestant.close()?);
             self.host.note_load();
             (0..LISTS_SLOTS).for_each(|_| self.progress.advance());
         }

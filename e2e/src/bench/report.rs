@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::budget::{BUDGETS, Budget, Verdict};
+use super::contestant::Failure;
 use super::floor::Piece;
 use super::host::Host;
 use super::options::{Options, Who};
@@ -32,6 +33,8 @@ pub struct Report {
     pub floor: Vec<Piece>,
     /// CNI plugins by maker.
     pub plugins: Option<Found>,
+    /// Calls that the reference failed.
+    pub failures: Vec<Failure>,
 }
 
 #[derive(Serialize)]
@@ -44,6 +47,7 @@ struct Document<'a> {
     floor_us: &'a [Piece],
     #[serde(skip_serializing_if = "Option::is_none")]
     cni: Option<&'a Found>,
+    failures: &'a [Failure],
 }
 
 #[derive(Serialize)]
@@ -84,6 +88,7 @@ impl Report {
                 .collect(),
             floor_us: &self.floor,
             cni: self.plugins.as_ref(),
+            failures: &self.failures,
         };
         Ok(serde_json::to_string_pretty(&document)?)
     }

@@ -86,10 +86,10 @@ async fn life(contestant: &Contestant, name: &str) -> Result<[Lap; STEPS.len()]>
     let (container, create) = contestant.timed(cri.create(&id, &command, &config)).await?;
     let ((), start) = contestant.timed(cri.start(&container)).await?;
     contestant.obeys(&container).await?;
-    let ((), stop) = contestant.timed(cri.stop(&container, GRACE)).await?;
-    let ((), remove) = contestant.timed(cri.remove(&container)).await?;
-    let ((), stop_pod) = contestant.timed(cri.stop_pod(&id)).await?;
-    let ((), remove_pod) = contestant.timed(cri.remove_pod(&id)).await?;
+    let ((), stop) = contestant.timed(contestant.insist(|| cri.stop(&container, GRACE))).await?;
+    let ((), remove) = contestant.timed(contestant.insist(|| cri.remove(&container))).await?;
+    let ((), stop_pod) = contestant.timed(contestant.insist(|| cri.stop_pod(&id))).await?;
+    let ((), remove_pod) = contestant.timed(contestant.insist(|| cri.remove_pod(&id))).await?;
     Ok([run, create, start, stop, remove, stop_pod, remove_pod])
 }
 
@@ -123,8 +123,8 @@ async fn up(contestant: &Contestant, name: &str) -> Result<Pod> {
 }
 
 async fn down(contestant: &Contestant, pod: &Pod) -> Result<()> {
-    contestant.cri.stop(&pod.container, GRACE).await?;
-    contestant.cri.remove(&pod.container).await?;
-    contestant.cri.end_pod(&pod.id).await?;
+    contestant.insist(|| contestant.cri.stop(&pod.container, GRACE)).await?;
+    contestant.insist(|| contestant.cri.remove(&pod.container)).await?;
+    contestant.insist(|| contestant.cri.end_pod(&pod.id)).await?;
     Ok(())
 }

@@ -35,6 +35,7 @@ pub fn render(report: &Report) -> String {
     if let Some(found) = &report.plugins {
         text += &makers::render(found);
     }
+    failures(&mut text, report);
     floor(&mut text, report);
     budgets(&mut text, report);
     text
@@ -108,6 +109,16 @@ fn group(text: &mut String, report: &Report, name: &str, rows: &[Metric]) {
             );
         }
         line!(text, "{row}");
+    }
+}
+
+fn failures(text: &mut String, report: &Report) {
+    if report.failures.is_empty() {
+        return;
+    }
+    line!(text, "\ncalls that failed and were made again: {}", report.failures.len());
+    for failure in &report.failures {
+        line!(text, "{}: {}", failure.contestant.label(), failure.answer);
     }
 }
 
