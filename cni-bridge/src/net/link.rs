@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::net::netdevice;
 
 use super::error::NetError;
+use super::parameters::Parameters;
 use super::socket::{Answer, Message, Socket, decode};
 use super::sublink::Detail;
 
@@ -57,6 +58,8 @@ pub struct Link {
     pub group: u32,
     /// What its kind alone has.
     pub detail: Detail,
+    /// Some of its kernel parameters.
+    pub parameters: Parameters,
 }
 
 /// A veth pair to make, one end in each namespace, both down.
@@ -308,6 +311,7 @@ fn read(answer: &Answer, what: &str) -> Result<Link, NetError> {
             LinkAttribute::Link(index) => link.lower = Some(index),
             LinkAttribute::Address(bytes) => link.mac = bytes.try_into().map(Mac).unwrap_or_default(),
             LinkAttribute::OperState(state) => link.running = link.up && is_running(state),
+            LinkAttribute::AfSpecUnspec(families) => link.parameters = Parameters::read(&families),
             LinkAttribute::LinkInfo(infos) => infos.into_iter().for_each(|info| read_info(&mut link, info)),
             _ => {}
         }

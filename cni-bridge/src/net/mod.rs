@@ -12,6 +12,7 @@ pub mod exec;
 pub mod link;
 pub mod netns;
 pub mod nft;
+pub mod parameters;
 pub mod port;
 pub mod removal;
 pub mod route;

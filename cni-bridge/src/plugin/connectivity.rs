@@ -6,7 +6,7 @@ use proto::cni::{CniError, ErrorCode, NetworkName};
 
 use crate::net::nft::{self, Table};
 use crate::net::socket::Socket;
-use crate::net::{NetError, addr, link, sysctl};
+use crate::net::{NetError, addr, link, parameters, sysctl};
 use crate::owner::Owner;
 
 /// Each of our tables that pods depend on is whole enough to have an effect.
@@ -40,8 +40,14 @@ pub fn forwarding(address: IpAddr) -> &'static str {
 ///
 /// # Errors
 /// [`NetError::File`].
-pub fn forward(addresses: impl Iterator<Item = IpAddr>) -> Result<(), NetError> {
-    addresses.map(forwarding).try_for_each(|key| sysctl::ensure(key, "1"))
+pub fn forward(host: &mut Socket, addresses: impl Iterator<Item = IpAddr>) -> Result<(), NetError> {
+    for address in addresses {
+        // What the kernel does not tell this way, it may tell the other.
+        if !parameters::forwards(host, address).unwrap_or(false) {
+            sysctl::ensure(forwarding(address), "1")?;
+        }
+    }
+    Ok(())
 }
 
 /// The host forwards for the network's pods, of each family that `gateway` has an address of.

@@ -14,7 +14,7 @@ use crate::net::addr::Search;
 use crate::net::link::{self, Link};
 use crate::net::netns::{NetNs, NetNsError};
 use crate::net::socket::{Message, Socket};
-use crate::net::{NetError, addr, route, sysctl};
+use crate::net::{NetError, addr, parameters, route, sysctl};
 
 /// How long the kernel may look for other holders of an address.
 const SEARCH_DEADLINE: Duration = Duration::from_secs(10);
@@ -70,19 +70,18 @@ pub fn next_hop(route: &Route, result: &CniResult) -> Option<IpAddr> {
 /// here; what is on the wire changes the pod's routes only where it is the router. All of it is best effort: it works
 /// without, where `/proc/sys` cannot be written.
 pub fn prepare(ifname: &str, router: Router, duplicates: Duplicates) {
-    let mut settings = vec![
-        (format!("ipv4/conf/{ifname}/arp_notify"), "1"),
-        (format!("ipv6/conf/{ifname}/ndisc_notify"), "1"),
-    ];
+    let _ = sysctl::set(&format!("ipv6/conf/{ifname}/ndisc_notify"), "1");
     if router == Router::Host {
-        settings.push((format!("ipv6/conf/{ifname}/accept_ra"), "0"));
+        ignore_announcements(ifname);
     }
     if duplicates == Duplicates::Impossible {
-        settings.push((format!("ipv6/conf/{ifname}/accept_dad"), "0"));
+        let _ = sysctl::set(&format!("ipv6/conf/{ifname}/accept_dad"), "0");
     }
-    for (key, value) in settings {
-        let _ = sysctl::set(&key, value);
-    }
+}
+
+/// What others announce on the wire does not concern the pod. Best effort, as [`prepare`].
+pub fn ignore_announcements(ifname: &str) {
+    let _ = sysctl::set(&format!("ipv6/conf/{ifname}/accept_ra"), "0");
 }
 
 /// Lets the interface have the result's IPv6 addresses, where the namespace has IPv6 turned off, and keep them while
@@ -110,7 +109,8 @@ pub fn changes(link: &Link, result: &CniResult, duplicates: Duplicates) -> Vec<M
         Duplicates::LookedFor => addr::add_checked,
         Duplicates::Impossible => addr::add,
     };
-    let mut changes: Vec<Message> = result.ips.iter().map(|ip| add(link, ip.address)).collect();
+    let mut changes = vec![parameters::announce(link)];
+    changes.extend(result.ips.iter().map(|ip| add(link, ip.address)));
     changes.push(link::set_up(link));
     changes.extend(routes(link, result));
     changes

@@ -107,7 +107,7 @@ impl Plugin for Ptp {
         let conf = PtpConf::parse(request)?;
         let forwarded = || {
             let result = pod::previous(request)?;
-            Ok(connectivity::forward(result.ips.iter().map(|ip| ip.address.addr()))?)
+            Ok(connectivity::forward(&mut Socket::route()?, result.ips.iter().map(|ip| ip.address.addr()))?)
         };
         let masqueraded = || if conf.ip_masq { masquerade::repair(request, attachment) } else { Ok(()) };
         collect([masqueraded(), forwarded()])
@@ -132,7 +132,7 @@ fn connect(
     }
     let host_end = pod::expect_link(host, &owner.host_link())?;
     let pod_end = pod::expect_link(&mut inside, ifname)?;
-    connectivity::forward(result.ips.iter().map(|ip| ip.address.addr()))?;
+    connectivity::forward(host, result.ips.iter().map(|ip| ip.address.addr()))?;
     sysctl::own_routes(&host_end.name)?;
     host.apply(&host_changes(&host_end, owner, &result))?;
     pod::allow_ipv6(netns, ifname, &result)?;

@@ -45,6 +45,35 @@ fn pods_reach_host_and_each_other() {
 }
 
 #[test]
+fn ipv6_is_where_the_host_routes_it() {
+    if !privileged() {
+        return;
+    }
+    let addresses = |netns: &NetNs, link: &str| {
+        let shown = netns.output("ip", &["-6", "-o", "addr", "show", "dev", link]);
+        let found = |start: &str| shown.contains(&format!("inet6 {start}"));
+        (found("fe80:"), found("fd00:64:"))
+    };
+    let check = |configure: fn(&mut Value), expect: (bool, bool)| {
+        let node = Node::new(configure);
+        let pod = NetNs::new();
+        let added = node.add("a", &pod, Value::Null).unwrap();
+        assert_eq!(addresses(&pod, "eth0"), expect, "the pod");
+        let host_end = added.json["interfaces"][1]["name"].as_str().unwrap();
+        assert_eq!(addresses(&node.host, host_end), (false, false), "{host_end}");
+    };
+    check(only_bridge, (false, false));
+    check(dual_stack, (true, true));
+    let on_the_wire = |json: &mut Value| {
+        only_bridge(json);
+        for gateway in ["isGateway", "isDefaultGateway"] {
+            json["plugins"][0][gateway] = false.into();
+        }
+    };
+    check(on_the_wire, (true, false));
+}
+
+#[test]
 fn what_leaves_is_masqueraded() {
     if !privileged() {
         return;

@@ -62,6 +62,34 @@ fn is_not_obeyed(node: &Node, link: &dyn Fn(&Value) -> String) {
 }
 
 #[test]
+fn a_pod_obeys_no_router_in_another() {
+    if !privileged() {
+        return;
+    }
+    let check = |subnets: Value| {
+        let ipam = json!({"type": "host-local", "ranges": subnets});
+        let node = Node::with(json!({"type": "bridge", "bridge": "br0", "isGateway": true, "ipam": ipam}));
+        let (hostile, pod) = (NetNs::new(), NetNs::new());
+        node.add("a", &hostile, Value::Null).unwrap();
+        node.add("b", &pod, Value::Null).unwrap();
+        let heard = || {
+            let counts = pod.output("cat", &["/proc/net/dev_snmp6/eth0"]);
+            counts
+                .lines()
+                .any(|line| line.starts_with("Icmp6InRouterAdvertisements") && !line.ends_with("\t0"))
+        };
+        let routes = || pod.output("ip", &["-6", "route", "show", "default"]);
+        hostile.output("ip", &["addr", "add", "fe80::66/64", "dev", "eth0", "nodad"]);
+        let before = routes();
+        announce(&hostile);
+        wait("the pod hears the other", heard);
+        assert_eq!(routes(), before, "{subnets}");
+    };
+    check(json!([[{"subnet": "10.6.0.0/24"}]]));
+    check(json!([[{"subnet": "10.6.0.0/24"}], [{"subnet": "fd00:6::/64"}]]));
+}
+
+#[test]
 fn the_host_obeys_no_router_in_a_pod() {
     if !privileged() {
         return;

@@ -13,7 +13,7 @@ use crate::ipam::range::{is_tiny, offset};
 use crate::net::link::{self, Link, VethPair};
 use crate::net::netns::NetNs;
 use crate::net::socket::{Message, Socket};
-use crate::net::{NetError, sysctl};
+use crate::net::{NetError, parameters, sysctl};
 use crate::owner::Owner;
 use crate::plugin::pod::{self, Duplicates, Router};
 use crate::plugin::{attaching, isolation, masquerade, teardown, veth};
@@ -64,8 +64,8 @@ struct Attaching<'a> {
 impl Attaching<'_> {
     fn connect(&mut self) -> Result<CniResult, CniError> {
         let ifname = self.attachment.ifname.as_str();
-        let mut inside = self.netns.run(|| self.enter_pod(ifname))??;
         let mut result = self.addresses()?;
+        let mut inside = self.netns.run(|| self.enter_pod(ifname, &result))??;
         let host_end = pod::expect_link(&mut self.host, &self.owner.host_link())?;
         let pod_end = pod::expect_link(&mut inside, ifname)?;
         port::connect(&mut self.host, self.conf, (&self.bridge, &host_end), (&pod_end, &self.owner))?;
@@ -131,7 +131,11 @@ impl Attaching<'_> {
     }
 
     /// Inside the pod's namespace: settings that must be there before the link comes up, and a socket.
-    fn enter_pod(&self, ifname: &str) -> Result<Socket, NetError> {
+    fn enter_pod(&self, ifname: &str, result: &CniResult) -> Result<Socket, NetError> {
+        if self.is_v4_only(result) {
+            pod::ignore_announcements(ifname);
+            return Socket::route();
+        }
         let router = if self.conf.gateway == Gateway::No { Router::OnTheWire } else { Router::Host };
         // Without addresses of ours, it is the pod that has to look whose its own are.
         let duplicates = if self.conf.has_ipam { self.conf.duplicates } else { Duplicates::LookedFor };
@@ -146,7 +150,19 @@ impl Attaching<'_> {
         if self.conf.container_link == ContainerLink::Down {
             return Vec::new();
         }
-        pod::changes(pod_end, result, self.conf.duplicates)
+        let mut changes = Vec::new();
+        if self.is_v4_only(result) {
+            changes.push(parameters::stay_without_addresses(pod_end));
+        }
+        changes.extend(pod::changes(pod_end, result, self.conf.duplicates));
+        changes
+    }
+
+    /// Whether IPv6 leads nowhere from the pod: this host is its router and gives it none. An address of the kernel's
+    /// would only lead around what guards its IPv4 address, and announcing it reaches every pod of the bridge.
+    fn is_v4_only(&self, result: &CniResult) -> bool {
+        let v4 = |ip: &IpConfig| ip.address.addr().is_ipv4();
+        self.conf.gateway != Gateway::No && self.conf.has_ipam && result.ips.iter().all(v4)
     }
 
     /// Waits until frames go through, and until the pod's addresses are its own.

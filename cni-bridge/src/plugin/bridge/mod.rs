@@ -64,7 +64,10 @@ impl Plugin for Bridge {
         let forwarded = || {
             let result = pod::previous(request)?;
             let gateways = result.ips.iter().filter_map(attach::gateway_of).map(|at| at.addr());
-            Ok(connectivity::forward(gateways.filter(|_| conf.gateway != Gateway::No))?)
+            Ok(connectivity::forward(
+                &mut Socket::route()?,
+                gateways.filter(|_| conf.gateway != Gateway::No),
+            )?)
         };
         // What cannot be mended keeps nothing else from being mended.
         collect([isolated(), masqueraded(), forwarded()])

@@ -8,7 +8,7 @@ use crate::net::link::{self, Link, PortMode, VethPair};
 use crate::net::netns::{self, NetNs};
 use crate::net::port::{self, Tagging, Vlans};
 use crate::net::socket::{Message, Socket};
-use crate::net::sysctl;
+use crate::net::{parameters, sysctl};
 use crate::owner::{Owner, hashed_name};
 use crate::plugin::{damaged, pod};
 
@@ -25,7 +25,10 @@ pub fn connect(
     (bridge, host_end): (&Link, &Link),
     (pod_end, owner): (&Link, &Owner),
 ) -> Result<(), CniError> {
-    let mut changes = vec![link::attach(host_end, Some(bridge.index), owner.tag())];
+    let mut changes = vec![
+        parameters::stay_without_addresses(host_end),
+        link::attach(host_end, Some(bridge.index), owner.tag()),
+    ];
     changes.extend(vlan_changes(conf, host_end));
     if conf.port.locked {
         changes.extend(

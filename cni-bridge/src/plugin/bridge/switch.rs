@@ -32,7 +32,9 @@ pub fn ensure(socket: &mut Socket, conf: &BridgeConf) -> Result<Link, CniError> 
         filter_vlans(socket, &bridge)?;
     }
     // At every ADD: whoever made the bridge may not have come to it, or not thought of it.
-    sysctl::own_routes(&conf.bridge)?;
+    if !bridge.parameters.own_routes {
+        sysctl::own_routes(&conf.bridge)?;
+    }
     let mut changes = Vec::new();
     if !bridge.up {
         changes.push(link::set_up(&bridge));
@@ -109,7 +111,7 @@ pub fn ensure_gateway(
             other => other?,
         }
     }
-    Ok(connectivity::forward(std::iter::once(gateway.addr()))?)
+    Ok(connectivity::forward(socket, std::iter::once(gateway.addr()))?)
 }
 
 /// The address is new: an older one that conflicts makes way, or the new one must not come.

@@ -17,9 +17,10 @@ use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
 use super::predecessor::{self, Trace, Trade};
 use super::{attaching, collect, connectivity, damaged, detaching, keys, prev_result};
+use crate::net::link::{self, Link};
 use crate::net::nft::{self, Table, Tables};
 use crate::net::socket::Socket;
-use crate::net::{NetError, background, link, route, sysctl};
+use crate::net::{NetError, background, route, sysctl};
 use crate::owner::{Owner, is_stale};
 use crate::turn::{Subject, Turn};
 use conf::{Family, HostAddress, Mapping, PortMapConf, Snat, pod_addresses};
@@ -194,10 +195,8 @@ fn damage(
     if let Some(damage) = rules::guard().damage(socket, &[], &[])? {
         return Ok(Some(damage));
     }
-    match localnet_key(pod)? {
-        Some(key) if sysctl::get(&key)? != "1" => Ok(Some(format!("{key} is off"))),
-        _ => Ok(None),
-    }
+    let closed = link_to(pod)?.filter(|link| !link.parameters.routes_localnet);
+    Ok(closed.map(|link| format!("{} is off", localnet_key(&link))))
 }
 
 /// The pod's IPv4 address, where connections from 127.0.0.1 are to reach it.
@@ -213,13 +212,13 @@ fn needs_localnet(conf: &PortMapConf, addresses: &[IpNet]) -> Option<IpAddr> {
 
 /// Lets packets with loopback addresses out to the pod, after forbidding them the way in.
 fn open_localnet(netfilter: &mut Socket, pod: IpAddr) -> Result<(), CniError> {
-    let Some(key) = localnet_key(pod)? else { return Ok(()) };
+    let Some(link) = link_to(pod)? else { return Ok(()) };
     let guard = rules::guard();
-    if sysctl::get(&key)? == "1" && nft::chain_exists(netfilter, guard.name, "prerouting")? {
+    if link.parameters.routes_localnet && nft::chain_exists(netfilter, guard.name, "prerouting")? {
         return Ok(());
     }
     guard.ensure(netfilter)?;
-    Ok(sysctl::set(&key, "1")?)
+    Ok(sysctl::set(&localnet_key(&link), "1")?)
 }
 
 /// Makes the guard of the loopback whole, where connections from there are to reach the pod.
@@ -232,12 +231,15 @@ fn mend_guard(netfilter: &mut Socket, conf: &PortMapConf, addresses: &[IpNet]) -
     mended.map_err(|error| CniError::from_error(ErrorCode::PLUGIN, &error))
 }
 
-/// The setting of the link that leads to the pod; none without such a link.
-fn localnet_key(pod: IpAddr) -> Result<Option<String>, NetError> {
+/// The link that leads to the pod.
+fn link_to(pod: IpAddr) -> Result<Option<Link>, NetError> {
     let mut socket = Socket::route()?;
     let index = route::link_to(&mut socket, pod)?;
-    let link = index.map(|index| link::by_index(&mut socket, index)).transpose()?.flatten();
-    Ok(link.map(|link| format!("ipv4/conf/{}/route_localnet", link.name)))
+    Ok(index.map(|index| link::by_index(&mut socket, index)).transpose()?.flatten())
+}
+
+fn localnet_key(link: &Link) -> String {
+    format!("ipv4/conf/{}/route_localnet", link.name)
 }
 
 /// The pod's addresses; every mapping must have one to lead to.
