@@ -4,7 +4,6 @@
 
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int};
 use std::io::Write;
-use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStrExt;
 
 /// Exit status after a panic, as Rust programs have it.
@@ -22,8 +21,6 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     let arguments: Vec<OsString> = (0..usize::try_from(count).unwrap_or(0)).map(argument).collect();
     // SAFETY: ignoring a signal installs no handler.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
-    // Pauses end when they are over, not up to 50 µs later.
-    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     let status = std::panic::catch_unwind(|| crate::run(&arguments)).unwrap_or(PANICKED);
     let _reader_is_gone = std::io::stdout().flush();
     cni_bridge::net::background::finish(status)

@@ -34,18 +34,20 @@ struct Errand {
     bytes: Vec<u8>,
 }
 
-/// Sends `request` by a child process, which waits for what the kernel does, and keeps what this process has open now
-/// open a little longer. Nobody hears of a refusal; where there can be no child it is sent here.
+/// Sends `request` by a child process, which waits for what the kernel does and keeps `kept` open a little longer.
+/// Nobody hears of a refusal; where there can be no child it is sent here.
 ///
 /// # Errors
 /// [`NetError`] where it was sent here.
-pub fn send(mut socket: Socket, request: &Message) -> Result<(), NetError> {
+pub fn send<T>(mut socket: Socket, request: &Message, kept: T) -> Result<(), NetError> {
     let bytes = socket.encode(std::slice::from_ref(request)).1;
     // Not freed: the child reads it, perhaps after the end of this process.
     let errand = Box::leak(Box::new(Errand { socket: socket.as_fd().as_raw_fd(), bytes }));
     // SAFETY: `run_errand` takes what it is given, which is never freed; it neither allocates nor uses anything that
     // belongs to a thread, so this process may go on beside it.
     let sent = unsafe { spawn(run_errand, std::ptr::from_mut(errand).cast()) };
+    // The child has descriptors of its own.
+    drop(kept);
     if sent { Ok(()) } else { socket.apply(std::slice::from_ref(request)) }
 }
 

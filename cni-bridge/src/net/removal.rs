@@ -24,40 +24,20 @@ pub fn remove(socket: &mut Socket, link: &Link) -> Result<(), NetError> {
     }
 }
 
-/// A link on its way out of the calling thread's namespace, by a child process, which also does the kernel's waiting
-/// that follows.
-#[derive(Debug)]
-pub struct Departure {
-    socket: Socket,
-    link: Link,
-    start: Instant,
-}
-
-/// Starts a removal. The child has what this process has open, and keeps it open until the kernel is done.
+/// Removes a link of the calling thread's namespace and returns when its name is free; what the kernel then waits
+/// for, a child process does, which keeps `kept` open until then.
 ///
 /// # Errors
 /// [`NetError`].
-pub fn start(socket: Socket, link: &Link) -> Result<Departure, NetError> {
+pub fn remove_quickly<T>(mut socket: Socket, link: &Link, kept: T) -> Result<(), NetError> {
+    background::send(Socket::route()?, &link::deletion(link), kept)?;
     let start = Instant::now();
-    background::send(Socket::route()?, &link::deletion(link))?;
-    Ok(Departure { socket, link: link.clone(), start })
-}
-
-impl Departure {
-    /// Returns when the link's name is free.
-    ///
-    /// # Errors
-    /// [`NetError`].
-    pub fn end(mut self) -> Result<(), NetError> {
-        loop {
-            if link::is_gone(&mut self.socket, &self.link)? {
-                return Ok(());
-            }
-            if self.start.elapsed() >= UNTIL_GONE {
-                return remove(&mut self.socket, &self.link);
-            }
-            // Looks are cheap; so the last pause is short beside the whole wait.
-            std::thread::sleep((self.start.elapsed() / 4).clamp(SHORTEST, LONGEST));
+    while start.elapsed() < UNTIL_GONE {
+        // Looks are cheap; so the last pause is short beside the whole wait.
+        std::thread::sleep((start.elapsed() / 4).clamp(SHORTEST, LONGEST));
+        if link::is_gone(&mut socket, link)? {
+            return Ok(());
         }
     }
+    remove(&mut socket, link)
 }

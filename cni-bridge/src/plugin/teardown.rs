@@ -1,5 +1,5 @@
-//! DEL and GC of the plugins whose pods are on a veth pair: link and rules first, then the addresses that both had.
-//! Every step runs, whatever is gone already.
+//! DEL and GC of the plugins whose pods are on a veth pair: rules first, then the link, then the addresses that both
+//! had. Every step runs, whatever is gone already.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::ipam;
 use crate::net::NetError;
 use crate::net::link::{self, Link};
 use crate::net::nft::{self, Tables};
-use crate::net::removal::{Departure, remove};
+use crate::net::removal::remove;
 use crate::net::socket::Socket;
 use crate::owner::{Owner, is_stale};
 
@@ -23,14 +23,12 @@ pub fn del(request: &Request, attachment: &Attachment, netns: Option<&Path>) -> 
     detaching(request, &owner);
     let base = keys::state_dir_or_default(request);
     let mut netfilter = Socket::netfilter();
-    // Rules are forgotten while the kernel removes the link.
-    let departure = veth::start_removal(&owner, attachment, netns);
     let rules = match &mut netfilter {
         Ok(socket) => forget_rules(socket, &base, &owner),
         Err(error) if error.is_without_nf_tables() => Ok(()),
         Err(error) => Err(CniError::from_error(ErrorCode::PLUGIN, error)),
     };
-    let links = departure.and_then(|link| Ok(link.map_or(Ok(()), Departure::end)?));
+    let links = veth::remove_link(&owner, attachment, netns, netfilter.ok());
     // Last: nobody may be given them while a rule or a link has them.
     let addresses = match request.conf.ipam_type() {
         Ok(None) => Ok(()),

@@ -13,7 +13,7 @@ use super::pod;
 use crate::net::NetError;
 use crate::net::link::{self, Link, VethPair};
 use crate::net::netns::{NetNs, NetNsError};
-use crate::net::removal::{self, Departure, remove};
+use crate::net::removal::{remove, remove_quickly};
 use crate::net::socket::Socket;
 use crate::owner::Owner;
 
@@ -65,27 +65,22 @@ pub fn wait_for_carrier(
     }
 }
 
-/// Removes the attachment's pair, or starts to.
+/// Removes the attachment's pair, and keeps `netfilter` open until the kernel has freed what was removed with it.
 ///
 /// # Errors
 /// What could not be removed.
-pub fn start_removal(
+pub fn remove_link(
     owner: &Owner,
     attachment: &Attachment,
     netns: Option<&Path>,
-) -> Result<Option<Departure>, CniError> {
+    netfilter: Option<Socket>,
+) -> Result<(), CniError> {
     let mut host = Socket::route()?;
     if let Some(link) = own_link(&mut host, owner)? {
-        return Ok(Some(removal::start(host, &link)?));
+        return Ok(remove_quickly(host, &link, netfilter)?);
     }
     // Made by another plugin: its host end has a name that only the pod's end leads to.
-    if let Some(path) = netns {
-        remove_foreign(&mut host, attachment, path)?;
-    }
-    Ok(None)
-}
-
-fn remove_foreign(host: &mut Socket, attachment: &Attachment, path: &Path) -> Result<(), CniError> {
+    let Some(path) = netns else { return Ok(()) };
     let netns = match NetNs::open(path) {
         Ok(netns) => netns,
         Err(NetNsError::Gone(_)) => return Ok(()),
@@ -98,7 +93,7 @@ fn remove_foreign(host: &mut Socket, attachment: &Attachment, path: &Path) -> Re
     let found = link::get(&mut inside, attachment.ifname.as_str())?;
     let Some(pod_end) = found.filter(|link| link.kind == "veth") else { return Ok(()) };
     // Where the path has come to mean another pod's namespace, the other end says whose.
-    let other = pod_end.lower.map(|index| link::by_index(host, index)).transpose()?.flatten();
+    let other = pod_end.lower.map(|index| link::by_index(&mut host, index)).transpose()?.flatten();
     if other.is_some_and(|other| Owner::of_tag(&other.alias).is_some()) {
         return Ok(());
     }

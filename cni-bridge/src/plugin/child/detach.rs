@@ -103,7 +103,7 @@ fn remove_links(
             let mut socket = Socket::route()?;
             let found = link::get(&mut socket, name)?;
             if let Some(link) = found.filter(|link| link.kind == kind && is_mine(link, owner, entry)) {
-                removal::start(socket, &link)?.end()?;
+                removal::remove_quickly(socket, &link, ())?;
             }
         }
         Ok(())
