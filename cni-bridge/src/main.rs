@@ -11,6 +11,10 @@ use std::path::{Path, PathBuf};
 
 use cni_bridge::{install, plugin, repair};
 
+/// musl's own asks the kernel for memory at each turn.
+#[global_allocator]
+static MEMORY: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 const USAGE: &str = "\
 CNI plugins of Berth: bandwidth, bridge, firewall, host-local, ipvlan, loopback, macvlan, portmap, ptp, static, tuning,
 vlan.
