@@ -6,7 +6,7 @@ SHELL := /bin/bash
 target_dir := $(abspath $(or $(CARGO_TARGET_DIR),target))
 static := -C target-feature=+crt-static
 # The C library of plugins, whose life is mostly their start: that of musl takes half as long as that of glibc.
-musl := $(patsubst %-gnu,%-musl,$(shell rustc -vV | sed -n 's/^host: //p'))
+musl = $(patsubst %-gnu,%-musl,$(shell rustc -vV | sed -n 's/^host: //p'))
 plugins := -p cni-bridge --bin cni-bridge
 # What set-up builds is found like what packages install.
 export PATH := $(CURDIR)/.cache/bin:$(PATH)

@@ -66,9 +66,9 @@ pub fn next_hop(route: &Route, result: &CniResult) -> Option<IpAddr> {
     }
 }
 
-/// Settings that must be there before the link comes up: neighbours learn at once that its addresses have moved
-/// here; what is on the wire changes the pod's routes only where it is the router. All of it is best effort: it works
-/// without, where `/proc/sys` cannot be written.
+/// IPv6 settings that must be there before the link comes up: neighbours learn at once that its addresses have moved
+/// here (for IPv4, [`parameters::announce`]); what is on the wire changes the pod's routes only where it is the router.
+/// All of it is best effort: it works without, where `/proc/sys` cannot be written.
 pub fn prepare(ifname: &str, router: Router, duplicates: Duplicates) {
     let _ = sysctl::set(&format!("ipv6/conf/{ifname}/ndisc_notify"), "1");
     if router == Router::Host {

@@ -18,7 +18,7 @@ use crate::net::link::{self, Link, VethPair};
 use crate::net::netns::NetNs;
 use crate::net::route::Route;
 use crate::net::socket::{Message, Socket};
-use crate::net::{addr, route, sysctl};
+use crate::net::{addr, parameters, route, sysctl};
 use crate::owner::Owner;
 
 /// The plugin.
@@ -168,8 +168,8 @@ fn host_changes(host_end: &Link, owner: &Owner, result: &CniResult) -> Vec<Messa
 
 /// Everything the pod sends goes through the gateway, its neighbours in the subnet included.
 fn pod_changes(pod_end: &Link, result: &CniResult) -> Vec<Message> {
-    let mut changes: Vec<Message> =
-        result.ips.iter().map(|ip| addr::add_unrouted(pod_end, ip.address)).collect();
+    let mut changes = vec![parameters::announce(pod_end)];
+    changes.extend(result.ips.iter().map(|ip| addr::add_unrouted(pod_end, ip.address)));
     changes.push(link::set_up(pod_end));
     changes.extend(implied(result).iter().map(|to| route::add(pod_end, to).or_exists()));
     changes.extend(pod::routes(pod_end, result));

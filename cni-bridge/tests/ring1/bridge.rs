@@ -59,6 +59,7 @@ fn ipv6_is_where_the_host_routes_it() {
         let pod = NetNs::new();
         let added = node.add("a", &pod, Value::Null).unwrap();
         assert_eq!(addresses(&pod, "eth0"), expect, "the pod");
+        assert_eq!(pod.output("cat", &["/proc/sys/net/ipv4/conf/eth0/arp_notify"]), "1\n");
         let host_end = added.json["interfaces"][1]["name"].as_str().unwrap();
         assert_eq!(addresses(&node.host, host_end), (false, false), "{host_end}");
     };
@@ -71,6 +72,16 @@ fn ipv6_is_where_the_host_routes_it() {
         }
     };
     check(on_the_wire, (true, false));
+    let asked_for = |json: &mut Value| {
+        only_bridge(json);
+        let data = json["plugins"][0]["ipam"]["dataDir"].clone();
+        let sysctl = json!({"net.ipv6.conf.IFNAME.addr_gen_mode": "0"});
+        json["plugins"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"type": "tuning", "sysctl": sysctl, "dataDir": data}));
+    };
+    check(asked_for, (true, false));
 }
 
 #[test]

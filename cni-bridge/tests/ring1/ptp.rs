@@ -28,6 +28,7 @@ fn pods_reach_host_world_and_each_other() {
         (&json!(1), &json!("10.9.0.53"))
     );
     assert_eq!(first.result.interfaces[1].mtu, 1400);
+    assert_eq!(a.output("cat", &["/proc/sys/net/ipv4/conf/eth0/arp_notify"]), "1\n");
     for netns in [&node.host, &b, &world] {
         serve(netns, "0.0.0.0:1000");
         serve(netns, "[::]:1001");

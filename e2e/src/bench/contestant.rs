@@ -22,8 +22,9 @@ use super::options::Who;
 
 /// How long a node may take to come to rest after a round.
 const REST: Duration = Duration::from_secs(60);
-/// How often containerd is asked to end something.
+/// How often containerd is asked to end something, and the pause between, which counts as its own.
 const TRIES: usize = 5;
+const PAUSE: Duration = Duration::from_millis(10);
 /// Seconds that a container has to follow its stop signal.
 pub const GRACE: i64 = 10;
 
@@ -135,6 +136,7 @@ impl Contestant {
                 Err(status) if self.who == Who::Containerd => {
                     let answer = status.message().to_owned();
                     self.failures.borrow_mut().push(Failure { contestant: self.who, answer });
+                    tokio::time::sleep(PAUSE).await;
                 }
                 answer => return answer,
             }

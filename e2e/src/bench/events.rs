@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use proto::cri::{self as api, ContainerEventType};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -17,7 +17,6 @@ use super::options::Family::Events;
 use super::sheet::{Metric, Sheet, Unit};
 use crate::cri::container;
 use crate::image::set::BUSYBOX;
-use crate::wait;
 
 /// Longest time that an event may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,22 +48,18 @@ pub async fn round(contestant: &Contestant, containers: usize, sheet: &mut Sheet
         async move { contestant.cri.launch(pod, &sleeper, config).await }
     });
     let ids: Vec<String> = stream::iter(sleepers).buffer_unordered(AT_ONCE).try_collect().await?;
-    let at_rest = contestant.meter.processes()?.len();
     let (single, in_a_row) = ids.split_at(containers);
     for id in single {
         let lag = lag(contestant, &mut events, id).await?;
         sheet.add(LAG, contestant.who, lag);
-        wait::until("the OCI runtime has tidied up", PATIENCE, || {
-            let now = contestant.meter.processes()?.len();
-            ensure!(now == at_rest, "{now} processes, at rest {at_rest}");
-            Ok(())
-        })?;
+        // Answered when the OCI runtime has tidied up.
+        contestant.insist(|| contestant.cri.remove(id)).await?;
     }
     for id in in_a_row {
         let lag = lag(contestant, &mut events, id).await?;
         sheet.add(LAG_IN_A_ROW, contestant.who, lag);
     }
-    contestant.cri.end_pod(&pod).await?;
+    contestant.insist(|| contestant.cri.end_pod(&pod)).await?;
     contestant.settle()
 }
 

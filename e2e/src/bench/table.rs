@@ -116,7 +116,7 @@ fn failures(text: &mut String, report: &Report) {
     if report.failures.is_empty() {
         return;
     }
-    line!(text, "\ncalls that failed and were made again: {}", report.failures.len());
+    line!(text, "\ncalls that failed and were made again, whose times count: {}", report.failures.len());
     for failure in &report.failures {
         line!(text, "{}: {}", failure.contestant.label(), failure.answer);
     }

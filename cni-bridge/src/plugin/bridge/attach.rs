@@ -148,7 +148,7 @@ impl Attaching<'_> {
 
     fn pod_changes(&self, pod_end: &Link, result: &CniResult) -> Vec<Message> {
         if self.conf.container_link == ContainerLink::Down {
-            return Vec::new();
+            return vec![parameters::announce(pod_end)];
         }
         let mut changes = Vec::new();
         if self.is_v4_only(result) {

@@ -103,7 +103,8 @@ pub fn gateway_link(host: &mut Socket, conf: &BridgeConf, bridge: &Link, id: u16
     let (link, port) = (pod::expect_link(host, &name)?, pod::expect_link(host, &inner)?);
     sysctl::own_routes(&name)?;
     let vlan = Vlans { first: id, last: id, tagging: Tagging::Native };
-    let mut changes = vec![link::attach(&port, Some(bridge.index), "")];
+    let mut changes =
+        vec![parameters::stay_without_addresses(&port), link::attach(&port, Some(bridge.index), "")];
     if conf.default_vlan == DefaultVlan::Removed && id != 1 {
         changes.push(port::remove_vlans(&port, DEFAULT_VLAN));
     }
