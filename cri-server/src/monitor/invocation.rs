@@ -22,9 +22,6 @@ use crate::host::program::ProgramCopy;
 /// Number of an invocation, unique in the monitor's life.
 pub type InvocationId = u64;
 
-/// How much nicer a deletion is than the rest: it tidies up after an end, and the report of the next end, or a start,
-/// must not wait for it.
-const DELETE_NICENESS: i32 = 10;
 /// Bytes of the runtime's log and standard error that are looked at.
 const MAX_TEXT: u64 = 64 << 10;
 /// Longest path of a unix socket that the kernel takes.
@@ -188,8 +185,7 @@ impl Launcher {
             command.arg("--pid-file").arg(&files.pid);
         }
         command.process_group(0).current_dir("/");
-        let niceness = if matches!(request.purpose, Purpose::Delete(_)) { DELETE_NICENESS } else { 0 };
-        sys::prepare(&mut command, self.oom_score.clone(), niceness);
+        sys::prepare(&mut command, self.oom_score.clone());
         command
     }
 

@@ -158,17 +158,15 @@ pub fn stop_ignoring_signals() {
     }
 }
 
-/// Lets `command` start as a program expects: no signal blocked, with the oom_score_adj given, if any, and so much nicer
-/// than this process. The program itself, not what it forks, dies with this process: what it would go on making nobody
-/// would know of.
-pub fn prepare(command: &mut Command, oom_score: Option<String>, niceness: i32) {
+/// Lets `command` start as a program expects: no signal blocked, and with the oom_score_adj given, if any. The program
+/// itself, not what it forks, dies with this process: what it would go on making nobody would know of.
+pub fn prepare(command: &mut Command, oom_score: Option<String>) {
     let parent = rustix::process::getpid();
     let prepare = move || {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         if rustix::process::getppid() != Some(parent) {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let _refused_it_competes_as_before = rustix::process::nice(niceness);
         let none = set_of(&[]);
         // SAFETY: the set is initialised; the old one is not asked for.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()) };

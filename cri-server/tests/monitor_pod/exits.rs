@@ -1,9 +1,8 @@
 //! Exit codes, signals, records, OOM verdicts.
 
-use cri_server::host::monitor::{ContainerStatus, Runtime, Target};
+use cri_server::host::monitor::{ContainerStatus, Target};
 use serde_json::json;
 
-use crate::faults::script;
 use crate::ground::{exec_exit_of, exit_of, to_files, until, with_each_runtime, with_one_runtime};
 
 #[test]
@@ -82,24 +81,6 @@ fn delete_kills_what_runs_and_what_was_never_started() {
         }
         assert!(monitor.state().await.unwrap().containers.is_empty());
         monitor.shutdown().await.unwrap();
-    });
-}
-
-#[test]
-fn tidying_up_gives_way_to_starts_and_to_the_reports_of_ends() {
-    with_one_runtime(async |ground, runtime| {
-        let (monitor, seen) = (ground.monitor().await, ground.path("seen"));
-        let nice = "set -- $(busybox cut -d')' -f2 /proc/$$/stat); echo ${17}";
-        let verb = "for a; do case $a in create|start|delete) echo $a;; esac; done";
-        let text =
-            format!("{{ {verb}; ({nice}); }} >> {}; exec {} \"$@\"", seen.display(), runtime.path.display());
-        let runtime = Runtime { path: script(ground, &text).path, ..runtime.clone() };
-        let plan = ground.run(&monitor, &runtime, "sleep 1000").await;
-        monitor.delete(plan.id()).await.unwrap();
-        monitor.shutdown().await.unwrap();
-        let own = rustix::process::nice(0).unwrap();
-        let expect = format!("create\n{own}\nstart\n{own}\ndelete\n{}\n", (own + 10).min(19));
-        assert_eq!(std::fs::read_to_string(seen).unwrap(), expect);
     });
 }
 

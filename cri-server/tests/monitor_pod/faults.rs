@@ -15,8 +15,7 @@ use crate::ground::{
     with_one_runtime,
 };
 
-/// An OCI runtime that is a shell script.
-pub fn script(ground: &Ground, text: &str) -> Runtime {
+fn script(ground: &Ground, text: &str) -> Runtime {
     let path: PathBuf = ground.path("runtime.sh");
     std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
