@@ -24,7 +24,7 @@ use super::options::Who;
 const REST: Duration = Duration::from_secs(60);
 /// How often containerd is asked to end something, and the pause between, which counts as its own.
 const TRIES: usize = 5;
-const PAUSE: Duration = Duration::from_millis(10);
+const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 /// Seconds that a container has to follow its stop signal.
 pub const GRACE: i64 = 10;
 
@@ -136,7 +136,7 @@ impl Contestant {
                 Err(status) if self.who == Who::Containerd => {
                     let answer = status.message().to_owned();
                     self.failures.borrow_mut().push(Failure { contestant: self.who, answer });
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(BETWEEN_TRIES).await;
                 }
                 answer => return answer,
             }
