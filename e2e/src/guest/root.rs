@@ -13,18 +13,20 @@ use crate::paths;
 
 /// What the guest's system is made from.
 const SUITE: &str = "bookworm";
-const PACKAGES: [&str; 31] = [
+const PACKAGES: [&str; 33] = [
     "apparmor",
     "base-passwd",
     "bash",
     "busybox-static",
     "coreutils",
+    "criu",
     "crun",
     "dash",
     "dbus",
     "docker-registry",
     "findutils",
     "grep",
+    "gzip",
     "hostname",
     "iproute2",
     "iptables",
@@ -121,10 +123,10 @@ fn make(root: &Path, made: &Path) -> Result<()> {
     std::fs::copy(CERTIFICATES, root.join(&CERTIFICATES[1..]))?;
     std::fs::create_dir(root.join("job"))?;
     // Everybody is root here, so that `sudo` has only to run what it is given.
-    let links =
-        [("iptables", "xtables-nft-multi"), ("ip6tables", "xtables-nft-multi"), ("sudo", "../bin/env")];
-    for (name, target) in links {
-        std::os::unix::fs::symlink(target, root.join("usr/sbin").join(name))?;
+    std::os::unix::fs::symlink("../bin/env", root.join("usr/sbin/sudo"))?;
+    // The last two are what CRIU runs.
+    for name in ["iptables", "ip6tables", "iptables-restore", "ip6tables-restore"] {
+        std::os::unix::fs::symlink("xtables-nft-multi", root.join("usr/sbin").join(name))?;
     }
     Program::new("chroot").arg(root).args(["/sbin/depmod", &version]).ok()?;
     Program::new("ldconfig").arg("-r").arg(root).ok()?;
