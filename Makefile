@@ -76,8 +76,8 @@ test-e2e: setup build ## the real binaries with real peers; leak diff after ever
 	$(e2e) --test cni_mixed --test cni_random --test cni_gc $(one_by_one)
 	for handler in crun runc youki; do \
 	  E2E_HANDLER=$$handler $(e2e) --test runtime --test namespaces --test userns --test bad_input --test crictl \
-	    --test restart --test streaming --test resources --test events --test kept --test volumes --test mounts \
-	    --test devices --test seccomp --test selinux $(one_by_one); \
+	    --test restart --test streaming --test resources --test hugepages --test events --test kept --test volumes \
+	    --test mounts --test devices --test seccomp --test selinux $(one_by_one); \
 	done
 	$(e2e) --test critest $(one_by_one) --nocapture
 

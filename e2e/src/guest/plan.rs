@@ -56,13 +56,15 @@ struct Planned {
 }
 
 /// Steps in order: what fails early says most. Those under systemd use the cgroup driver of that name.
-const PLAN: [Planned; 31] = [
+const PLAN: [Planned; 33] = [
     own("harness", "harness", "crun"),
     Planned { args: &["host::cgroup", "spec::ring1"], ..own("cgroups", "cri_server", "crun") },
     own("monitor", "monitor_pod", "crun"),
     Planned { args: &["guest::"], ..own("plugins", "ring1", "crun") },
     own("runtime-crun", "runtime", "crun"),
     own("resources-crun", "resources", "crun"),
+    own("hugepages-crun", "hugepages", "crun"),
+    own("hugepages-runc", "hugepages", "runc"),
     own("namespaces-crun", "namespaces", "crun"),
     own("userns-crun", "userns", "crun"),
     own("events-crun", "events", "crun"),
