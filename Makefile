@@ -33,7 +33,7 @@ build: ## release binaries in target/release; monitor and plugins static
 	cargo build --release -p cri-server --bin cri-server
 	@# The flag reaches the program alone, so libraries are built once for all three.
 	cargo rustc --release -p cri-server --bin cri-monitor -- $(static)
-	@if [ -d "$$(rustc --print target-libdir --target $(musl))" ] || rustup target add $(musl); then \
+	@if [ -d "$$(rustc --print target-libdir --target $(musl))" ] || timeout 180 rustup target add $(musl); then \
 	  set -x; cargo rustc --release $(plugins) --target $(musl) -- $(static) -C relocation-model=static; \
 	  install $(target_dir)/$(musl)/release/cni-bridge $(target_dir)/release/; \
 	else \
