@@ -12,6 +12,9 @@ use super::oci;
 /// What is missing for checkpoints with this OCI runtime, for people; `None` when nothing is.
 pub fn missing(program: &Path) -> Option<String> {
     let version = oci::version(program).unwrap_or_default();
+    if version.starts_with("youki") {
+        return Some(format!("OCI runtime {} has no command that makes one with CRIU", program.display()));
+    }
     // crun is built with the library of CRIU or without it; the others run the program.
     if version.starts_with("crun") && !version.contains("+CRIU") {
         return Some(format!("OCI runtime {} is built without CRIU", program.display()));
