@@ -35,7 +35,23 @@ impl Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         if let Err(error) = std::fs::write(POOL, &self.before) {
-            eprintln!("SKIPPED {test}: the cgroup controller hugetlb is not mounted here (`make test-guest` has it)");
+            eprintln!("shrink {POOL}: {error}");
+        }
+    }
+}
+
+fn limit(pages: u64) -> Resources {
+    let limit = HugepageLimit { page_size: "2MB".into(), limit: pages * PAGE };
+    Resources { hugepage_limits: vec![limit], ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn huge_pages_are_had_up_to_the_limit() -> Result<()> {
+    let test = "huge_pages_are_had_up_to_the_limit";
+    if !is_v2() && !Path::new("/sys/fs/cgroup/hugetlb").exists() {
+        eprintln!(
+            "SKIPPED {test}: the cgroup controller hugetlb is not mounted here (`make test-guest` has it)"
+        );
         return Ok(());
     }
     let Some(case) = Case::open(test, Setup::default()).await? else { return Ok(()) };
