@@ -40,8 +40,14 @@ pub fn kill_all(directories: &[PathBuf]) {
 
 /// Kills the process `leader` and all of its session and descent that is in `directories` or below. `leader` is a
 /// child of this process and not reaped, so the number is its own.
+///
+/// Its session may have another number: crun makes the session in a process between that has ended.
 pub fn kill_session(leader: i32, directories: &[PathBuf]) {
-    kill_until_unseen(directories, |processes| session_and_descent(leader, processes));
+    let session_of = |pid: i32| rustix::process::getsid(Some(Pid::from_raw(pid)?)).ok();
+    let own = rustix::process::getsid(None).ok();
+    let session = session_of(leader).filter(|session| Some(*session) != own);
+    let session = session.map_or(leader, |session| session.as_raw_nonzero().get());
+    kill_until_unseen(directories, |processes| session_and_descent(leader, session, processes));
 }
 
 /// Kills `runtime`, a run of the OCI runtime, with its process group and what it has made in `directories` or below:
@@ -69,7 +75,7 @@ pub fn kill_run(
         }
         stop(pid);
     }
-    kill_until_unseen(directories, |processes| session_and_descent(runtime, processes).split_off(1));
+    kill_until_unseen(directories, |processes| session_and_descent(runtime, runtime, processes).split_off(1));
     let _ended_already = rustix::process::kill_process_group(pid, Signal::KILL);
 }
 
@@ -141,12 +147,12 @@ fn collect_lineage(directory: &Path, depth: usize, into: &mut Vec<Lineage>) {
 }
 
 /// The leader first.
-fn session_and_descent(leader: i32, processes: &[Lineage]) -> Vec<i32> {
+fn session_and_descent(leader: i32, session: i32, processes: &[Lineage]) -> Vec<i32> {
     let mut victims = vec![leader];
     loop {
         let known = victims.len();
         for process in processes.iter().filter(|process| process.pid != leader) {
-            let belongs = process.session == leader || victims.contains(&process.parent);
+            let belongs = process.session == session || victims.contains(&process.parent);
             if belongs && !victims.contains(&process.pid) {
                 victims.push(process.pid);
             }
@@ -219,13 +225,16 @@ mod tests {
             "14 (left behind) S 1 14 10 0 -1",
             "15 (zombie) Z 10 10 10 0 -1",
             "16 (other) S 1 16 16 0 -1",
+            "18 (led by one that has ended) S 1 18 17 0 -1",
+            "19 (its orphan) S 1 18 17 0 -1",
             "garbage",
         ];
         let processes: Vec<_> = lines.iter().filter_map(|line| Lineage::parse(line)).collect();
-        let mut victims = session_and_descent(10, &processes);
+        let mut victims = session_and_descent(10, 10, &processes);
         victims.sort_unstable();
         assert_eq!(victims, [10, 11, 12, 13, 14]);
-        assert_eq!(session_and_descent(16, &processes), [16]);
+        assert_eq!(session_and_descent(16, 16, &processes), [16]);
+        assert_eq!(session_and_descent(18, 17, &processes), [18, 19]);
     }
 
     #[test]

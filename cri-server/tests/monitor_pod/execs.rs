@@ -41,12 +41,12 @@ fn a_killed_exec_takes_its_session_along() {
         let monitor = ground.monitor().await;
         let mut events = monitor.events();
         let plan = ground.run(&monitor, runtime, "sleep 1000").await;
-        let script =
-            "sleep 1001 & busybox setsid sleep 1002 & (sleep 1003; true) & echo up; sleep 1004; true";
+        let script = "sleep 1001 & busybox setsid sleep 1002 & (sleep 1003; true) & (sleep 1005 &); echo up; \
+                      sleep 1004; true";
         let (out, err) = (ground.path("out"), ground.path("err"));
         let exec = ground.exec(&plan, "x", &["/bin/sh", "-c", script], to_files(&out, &err));
         monitor.exec(exec).await.unwrap();
-        until("the command to be up", || plan.processes().len() >= 6).await;
+        until("the command to be up", || plan.processes().len() >= 8).await;
         monitor.signal(Target::Exec("x".into()), libc::SIGKILL).await.unwrap();
         assert_eq!(exec_exit_of(&mut events, "x").await, 137);
         until("all of the command to be gone", || plan.processes().len() == 1).await;
