@@ -24,7 +24,9 @@ use crate::monitor::protocol::{ContainerCgroup, CreateContainer, Runtime, defaul
 use crate::spec;
 use crate::steps::cri_config::{missing, plain};
 use crate::steps::mapped_volumes::MappedVolumes;
-use crate::steps::{announce, cpuset, labels, pod_files, resolve, signal, supervise, teardown, volumes};
+use crate::steps::{
+    announce, cpuset, labels, limits, pod_files, resolve, signal, supervise, teardown, volumes,
+};
 use crate::store;
 use crate::store::container::{Container, ContainerRecord, User};
 use crate::store::message::digest;
@@ -166,6 +168,7 @@ async fn make(
     if sandbox.abort.is_cancelled() || container.state().is_exited() {
         return Err(Error::Aborted(format!("making container {}", container.id)));
     }
+    limits::complete(daemon, &container.record()).await?;
     container.change(|record| {
         record.user = Some(user);
         record.state = ContainerState::Created { pid: created.pid };

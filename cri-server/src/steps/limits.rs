@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::host::cgroup::{Cgroup, Unit, Wanted};
 use crate::host::{oom_score, systemd};
 use crate::spec::{self, OomScore};
+use crate::store::container::ContainerRecord;
 
 /// Microseconds of a period where nobody says otherwise.
 const PERIOD: i64 = 100_000;
@@ -74,6 +75,23 @@ pub async fn change(
     }
     // Its shares of processors are coarser.
     blocking(write).await?.map(drop)
+}
+
+/// Adds what an OCI runtime may leave out of a scope that it has systemd make: systemd knows no huge pages.
+pub async fn complete(daemon: &Arc<Daemon>, record: &ContainerRecord) -> Result<(), Error> {
+    if unit(&record.cgroups_path)?.is_none() {
+        return Ok(());
+    }
+    let cgroup = daemon.cgroup(&record.cgroups_path)?;
+    let resources = record.config.linux.as_ref().and_then(|linux| linux.resources.clone());
+    let limits = spec::linux_resources(&resources.unwrap_or_default(), &daemon.node)?;
+    blocking(move || {
+        cgroup.complete_controllers()?;
+        let hugepages = &limits.hugepage_limits;
+        if hugepages.is_empty() { Ok(()) } else { cgroup.limit(&Wanted { hugepages, ..Default::default() }) }
+    })
+    .await?
+    .map_err(Error::from)
 }
 
 /// Makes a pod's cgroup, where nothing has yet.

@@ -56,7 +56,7 @@ struct Planned {
 }
 
 /// Steps in order: what fails early says most. Those under systemd use the cgroup driver of that name.
-const PLAN: [Planned; 33] = [
+const PLAN: [Planned; 36] = [
     own("harness", "harness", "crun"),
     Planned { args: &["host::cgroup", "spec::ring1"], ..own("cgroups", "cri_server", "crun") },
     own("monitor", "monitor_pod", "crun"),
@@ -89,6 +89,9 @@ const PLAN: [Planned; 33] = [
     systemd(own("systemd-restart-crun", "restart", "crun")),
     systemd(own("systemd-resources-runc", "resources", "runc")),
     systemd(own("systemd-resources-youki", "resources", "youki")),
+    systemd(own("systemd-hugepages-crun", "hugepages", "crun")),
+    systemd(own("systemd-hugepages-runc", "hugepages", "runc")),
+    systemd(own("systemd-hugepages-youki", "hugepages", "youki")),
     systemd(conforms("systemd-critest-crun", &["--exact", "crun_conforms"], "crun")),
 ];
 

@@ -122,6 +122,12 @@ fn make(root: &Path, made: &Path) -> Result<()> {
     std::fs::create_dir_all(root.join("etc/ssl/certs"))?;
     std::fs::copy(CERTIFICATES, root.join(&CERTIFICATES[1..]))?;
     std::fs::create_dir(root.join("job"))?;
+    // youki looks for the message bus below /var/run; of systemd's own socket it may await an answer in vain.
+    for (name, target) in [("var/run", "../run"), ("var/lock", "../run/lock")] {
+        let path = root.join(name);
+        std::fs::remove_dir_all(&path)?;
+        std::os::unix::fs::symlink(target, path)?;
+    }
     // Everybody is root here, so that `sudo` has only to run what it is given.
     std::os::unix::fs::symlink("../bin/env", root.join("usr/sbin/sudo"))?;
     // The last two are what CRIU runs.

@@ -33,6 +33,9 @@ pub use plan::Wanted;
 pub use slice::{Slice, Unit};
 pub use stats::{Cpu, Memory, Pressure, Psi, Sample, Stall, Stats, Swap, usage_nano_cores};
 
+/// The controllers that work in a cgroup of version 2.
+const CONTROLLERS: &str = "cgroup.controllers";
+
 /// Why something could not be done with a cgroup.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -97,6 +100,23 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// Has all of the node's controllers work in it (v2), where whoever made it has left some out: systemd passes on no
+    /// more than those that it knows, and youki no more than three of them.
+    pub fn complete_controllers(&self) -> Result<(), CgroupError> {
+        let Layout::V2 { mount } = &*self.layout else { return Ok(()) };
+        let own = self.path.below(mount);
+        let complete = || -> io::Result<()> {
+            if stats::read(&own, CONTROLLERS)? == stats::read(mount, CONTROLLERS)? {
+                return Ok(());
+            }
+            let mut above: Vec<_> =
+                own.ancestors().skip(1).take_while(|dir| dir.starts_with(mount)).collect();
+            above.reverse();
+            above.into_iter().try_for_each(pass_on)
+        };
+        complete().map_err(|source| self.failed("completing", source))
     }
 
     /// Removes the cgroup with its descendants in all hierarchies. Tries again, up to `patience`, while processes
@@ -226,11 +246,13 @@ pub fn oom_kills(content: &str) -> u64 {
 
 /// Passes the controllers that the parent has on to its children, and on to those of the child.
 fn delegate(parent: &Path, child: &Path) -> io::Result<()> {
-    for dir in [parent, child] {
-        for controller in stats::read(dir, "cgroup.controllers")?.unwrap_or_default().split_whitespace() {
-            // Refused where processes live in `dir`: the runtime then reports the limit that it cannot set.
-            let _ = write(&dir.join("cgroup.subtree_control"), &format!("+{controller}"));
-        }
+    [parent, child].into_iter().try_for_each(pass_on)
+}
+
+fn pass_on(dir: &Path) -> io::Result<()> {
+    for controller in stats::read(dir, CONTROLLERS)?.unwrap_or_default().split_whitespace() {
+        // Refused where processes live in `dir`: the runtime then reports the limit that it cannot set.
+        let _ = write(&dir.join("cgroup.subtree_control"), &format!("+{controller}"));
     }
     Ok(())
 }
