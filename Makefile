@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+# Set-up comes before what needs it, and tests have the machine to themselves.
+.NOTPARALLEL:
 
 target_dir := $(abspath $(or $(CARGO_TARGET_DIR),target))
 static := -C target-feature=+crt-static

@@ -17,7 +17,7 @@ youki_features=seccomp,systemd,v1,v2
 deny_version=0.20.2
 packages=(
   busybox-static ca-certificates containerd containernetworking-plugins crun docker-registry g++ gcc iproute2
-  iptables iputils-ping libc6-dev libseccomp-dev make nftables pkg-config protobuf-compiler runc skopeo util-linux
+  iptables iputils-ping libc6-dev libseccomp-dev make nftables pkg-config procps protobuf-compiler runc skopeo util-linux
 )
 guest_packages=(checkpolicy e2fsprogs mmdebstrap qemu-system-x86 util-linux)
 cni_packages=(conmon podman)
@@ -25,6 +25,9 @@ cni_dir=$PWD/.cache/cni
 
 step() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# What comes from the network may fail once.
+twice() { "$@" || { step "once more: $1 ${2-}"; sleep 10; "$@"; }; }
 
 missing_packages() {
   local name
@@ -43,9 +46,11 @@ install_packages() {
   [ "$(id -u)" -eq 0 ] || fail "needs root to install: ${missing[*]}"
   step "Debian packages: installing ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
-  local apt=(apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0)
-  if ! "${apt[@]}" "${missing[@]}" >.cache/apt.log 2>&1; then
-    apt-get update -qq >.cache/apt.log 2>&1 && "${apt[@]}" "${missing[@]}" >>.cache/apt.log 2>&1 ||
+  # A machine that has just started may be updating itself.
+  local get=(apt-get -qq -o DPkg::Lock::Timeout=300)
+  local install=("${get[@]}" install -y --no-install-recommends -o Dpkg::Use-Pty=0)
+  if ! "${install[@]}" "${missing[@]}" >.cache/apt.log 2>&1; then
+    "${get[@]}" update >.cache/apt.log 2>&1 && "${install[@]}" "${missing[@]}" >>.cache/apt.log 2>&1 ||
       { tail -20 .cache/apt.log >&2; fail "apt-get failed"; }
   fi
 }
@@ -62,10 +67,10 @@ build_go_tools() {
   step "crictl and critest: building (about a minute)"
   (
     cd e2e/go
-    go build -o "$bin_dir/crictl" sigs.k8s.io/cri-tools/cmd/crictl
+    twice go build -o "$bin_dir/crictl" sigs.k8s.io/cri-tools/cmd/crictl
     # What critest starts to run specs side by side.
-    go build -o "$bin_dir/ginkgo" github.com/onsi/ginkgo/v2/ginkgo
-    go test -c -o "$bin_dir/critest" sigs.k8s.io/cri-tools/cmd/critest
+    twice go build -o "$bin_dir/ginkgo" github.com/onsi/ginkgo/v2/ginkgo
+    twice go test -c -o "$bin_dir/critest" sigs.k8s.io/cri-tools/cmd/critest
   )
   printf '%s\n' "$wanted" >"$stamp"
 }
@@ -80,7 +85,7 @@ build_kubelet() {
   fi
   command -v go >/dev/null || fail "needs Go 1.26 or newer in PATH to build the kubelet"
   step "kubelet: building (some minutes)"
-  (cd e2e/go/kubelet && go build -trimpath -ldflags='-s -w' -o "$bin_dir/kubelet" .)
+  (cd e2e/go/kubelet && twice go build -trimpath -ldflags='-s -w' -o "$bin_dir/kubelet" .)
   printf '%s\n' "$wanted" >"$stamp"
 }
 
@@ -95,7 +100,7 @@ build_plugins() {
   command -v go >/dev/null || fail "needs Go 1.26 or newer in PATH to build cnitool and the reference plugins"
   step "cnitool and reference plugins: building (half a minute)"
   mkdir -p "$cni_dir/bin"
-  (cd e2e/go/cni && go build -trimpath -ldflags='-s -w' -o "$cni_dir/bin/" tool)
+  (cd e2e/go/cni && twice go build -trimpath -ldflags='-s -w' -o "$cni_dir/bin/" tool)
   printf '%s\n' "$wanted" >"$stamp"
 }
 
@@ -113,16 +118,16 @@ build_cni_tests() {
   mkdir -p "$cni_dir/tests"
   (
     cd e2e/go/cni
-    go test -c -o "$cni_dir/tests/integration.test" $plugins/integration
+    twice go test -c -o "$cni_dir/tests/integration.test" $plugins/integration
     for name in firewall portmap; do
-      go test -c -o "$cni_dir/tests/$name.test" "$plugins/plugins/meta/$name"
+      twice go test -c -o "$cni_dir/tests/$name.test" "$plugins/plugins/meta/$name"
     done
     source=$(go list -m -f '{{.Dir}}' $plugins)
     cp -r --no-preserve=mode "$source/integration/testdata" "$cni_dir/tests/"
   )
   (
     cd e2e/go/libnetwork
-    go test -c -o "$cni_dir/tests/libnetwork.test" github.com/containers/common/libnetwork/cni
+    twice go test -c -o "$cni_dir/tests/libnetwork.test" github.com/containers/common/libnetwork/cni
     source=$(go list -m -f '{{.Dir}}' github.com/containers/common)
     cp -r --no-preserve=mode "$source/libnetwork/cni/testfiles" "$cni_dir/tests/"
   )
@@ -137,7 +142,7 @@ build_runc() {
     return
   fi
   step "runc $runc_version: building (about a minute)"
-  GOBIN=$bin_dir go install -trimpath -ldflags "-s -w" -tags seccomp "github.com/opencontainers/runc@$runc_version"
+  GOBIN=$bin_dir twice go install -trimpath -ldflags "-s -w" -tags seccomp "github.com/opencontainers/runc@$runc_version"
   printf '%s\n' "$runc_version" >"$stamp"
 }
 
@@ -150,7 +155,7 @@ build_youki() {
   fi
   command -v cargo >/dev/null || fail "needs a Rust toolchain in PATH to build youki"
   step "youki $youki_version: building (some minutes)"
-  CARGO_TARGET_DIR=$PWD/.cache/youki-build cargo install youki --version "$youki_version" --locked --quiet \
+  CARGO_TARGET_DIR=$PWD/.cache/youki-build twice cargo install youki --version "$youki_version" --locked --quiet \
     --features "$youki_features" --force --root "$PWD/.cache"
   rm -rf .cache/youki-build
   printf '%s\n' "$wanted" >"$stamp"
@@ -166,7 +171,7 @@ build_cargo_deny() {
   command -v cargo >/dev/null || fail "needs a Rust toolchain in PATH to build cargo-deny"
   step "cargo-deny $deny_version: building (about two minutes)"
   CARGO_TARGET_DIR=$PWD/.cache/deny-build CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_STRIP=true \
-    cargo install cargo-deny --version "$deny_version" --locked --quiet --debug --force --root "$PWD/.cache"
+    twice cargo install cargo-deny --version "$deny_version" --locked --quiet --debug --force --root "$PWD/.cache"
   rm -rf .cache/deny-build
   printf '%s\n' "$deny_version" >"$stamp"
 }

@@ -99,7 +99,7 @@ async fn warm_up(cri: &Cri) -> Result<()> {
     pod.port_mappings = vec![api::PortMapping { container_port: 80, host_port: 18080, ..Default::default() }];
     let pod_id = cri.run_pod(&pod).await?;
     let id = cri.launch(&pod_id, &container("warm-up", BUSYBOX, &["sleep", "1000"]), &pod).await?;
-    let output = cri.exec(&id, &["true"], 10).await?;
+    let output = cri.exec(&id, &["true"], 60).await?;
     ensure!(output.code == 0, "true ended with {output:?}");
     cri.end_pod(&pod_id).await?;
     Ok(())

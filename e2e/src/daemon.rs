@@ -99,7 +99,7 @@ impl Setup {
             "root = {root:?}\nstate = {state:?}\nsocket = {socket:?}\nmonitor = {monitor:?}\n\
              netns_dir = {netns:?}\ncdi_spec_dirs = {cdi:?}\nlog_level = \"info\"\nlog_format = \"text\"\n\
              [cgroup]\ndriver = {driver:?}\nparent = {parent:?}\n\
-             [runtime]\ndefault_handler = {handler:?}\nmonitor_patience_s = 6\n{handlers}\
+             [runtime]\ndefault_handler = {handler:?}\nmonitor_patience_s = 12\n{handlers}\
              [cni]\nconf_dir = {conf:?}\nbin_dirs = [{bin:?}, \"/usr/lib/cni\"]\ncache_dir = {cache:?}\n\
              deadline_s = 60\n\
              [image]\nconcurrent_downloads = 6\nno_progress_s = 60\n{mirrors}\

@@ -115,7 +115,7 @@ fn nodes_on_one_wire_reach_each_other_and_nothing_else() -> Result<()> {
     let mut wire = Wire::string()?;
     let (a, b) = (wire.connect(&one)?, wire.connect(&two)?);
     let ping = |node: &Node, to: &str| {
-        node.program("ping").args(["-c", "1", "-W", "2", to]).deadline(Duration::from_secs(10)).run()
+        node.program("ping").args(["-c", "1", "-W", "10", to]).deadline(Duration::from_secs(30)).run()
     };
     for (node, to) in [(&one, b), (&two, a)] {
         let ended = ping(node, &to.to_string())?;

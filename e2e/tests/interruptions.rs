@@ -161,7 +161,7 @@ async fn a_client_that_dies_in_a_large_copy_ends_it() -> Result<()> {
         let said = case.node.dirs().top().join("said");
         let client =
             program.start_with(File::open(&source)?.into(), File::create(&said)?.into(), Stdio::null())?;
-        wait::until("the middle of the copy", PATIENCE, || {
+        wait::until("the middle of the copy", 10 * PATIENCE, || {
             ensure!(std::fs::read_to_string(&said)?.contains("taken"), "it is not there yet");
             Ok(())
         })?;

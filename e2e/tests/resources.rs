@@ -311,12 +311,13 @@ async fn metrics_have_the_labels_that_their_descriptors_name() -> Result<()> {
     let keys: BTreeMap<String, Vec<String>> =
         descriptors.descriptors.into_iter().map(|d| (d.name, d.label_keys)).collect();
     ensure!(keys.len() >= 48 && keys.values().all(|keys| keys.len() >= 6), "{keys:?}");
-    // youki answers before its process has become the program.
-    let no_sockets = || async {
+    // OCI runtimes may answer before their process has become the program.
+    let runs = || async {
         let sockets = case.cri.metric(&id, "container_sockets").await?;
-        if sockets == Some(0) { Ok(()) } else { bail!("{sockets:?} sockets") }
+        let threads = case.cri.metric(&id, "container_threads").await?;
+        if (sockets, threads) == (Some(0), Some(1)) { Ok(()) } else { bail!("{sockets:?}, {threads:?}") }
     };
-    wait::until_async("the program to run", Duration::from_secs(20), no_sockets).await?;
+    wait::until_async("the program to run", Duration::from_secs(20), runs).await?;
     let pods = runtime.list_pod_sandbox_metrics(api::ListPodSandboxMetricsRequest {}).await?.into_inner();
     let pod =
         pods.pod_metrics.iter().find(|pod| pod.pod_sandbox_id == pod_id).context("no metrics of the pod")?;

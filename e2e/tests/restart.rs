@@ -13,6 +13,7 @@ use e2e::daemon::Setup;
 use e2e::image::set::{BUSYBOX, WRITER};
 use e2e::{log, wait};
 use proto::cri::{ContainerState, PodSandboxState};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Lines per second that the writer writes.
 const RATE: u64 = 10_000;
@@ -34,8 +35,8 @@ fn hold() -> Duration {
     Duration::from_secs(seconds.unwrap_or(60))
 }
 
-/// How long the machine itself lets a process wait: a thread that wants to run each millisecond notes when it could
-/// not. On a shared machine a writer cannot do better than that.
+/// How long the machine itself lets a process wait: on each processor, a thread that wants to run each millisecond notes
+/// when it could not. On a shared machine a writer cannot do better than that.
 struct Pauses {
     longest: Arc<AtomicU64>,
     over: Arc<AtomicBool>,
@@ -44,16 +45,22 @@ struct Pauses {
 impl Pauses {
     fn watch() -> Self {
         let pauses = Self { longest: Arc::default(), over: Arc::default() };
-        let (longest, over) = (pauses.longest.clone(), pauses.over.clone());
-        std::thread::spawn(move || {
-            let mut last = Instant::now();
-            while !over.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(1));
-                let paused = u64::try_from(last.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                longest.fetch_max(paused, Ordering::Relaxed);
-                last = Instant::now();
-            }
-        });
+        let allowed = sched_getaffinity(None).unwrap_or_default();
+        for processor in (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor)) {
+            let (longest, over) = (pauses.longest.clone(), pauses.over.clone());
+            std::thread::spawn(move || {
+                let mut own = CpuSet::new();
+                own.set(processor);
+                let _anywhere = sched_setaffinity(None, &own);
+                let mut last = Instant::now();
+                while !over.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                    let paused = u64::try_from(last.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                    longest.fetch_max(paused, Ordering::Relaxed);
+                    last = Instant::now();
+                }
+            });
+        }
         pauses
     }
 
@@ -83,9 +90,9 @@ async fn check(test: &str, absence: Absence) -> Result<()> {
     let pod = case.cri.pod("restart");
     let pod_id = case.cri.run_pod(&pod).await?;
     let rate = RATE.to_string();
-    let writer = case.cri.launch(&pod_id, &container("writer", WRITER, &["/writer", &rate]), &pod).await?;
     favour(&case)?;
     let pauses = Pauses::watch();
+    let writer = case.cri.launch(&pod_id, &container("writer", WRITER, &["/writer", &rate]), &pod).await?;
     // Exits in the middle of the absence.
     let half = (hold() / 2).as_secs_f32();
     let line = format!("sleep {half}; exit 3");

@@ -139,7 +139,7 @@ async fn exec_gives_output_and_exit_code() -> Result<()> {
         ("cat /proc/self/cgroup > /dev/null; printf '%s' \"$PATH\"", 0, PATH, ""),
     ];
     for (line, code, stdout, stderr) in cases {
-        let output = cri.exec(&id, &["sh", "-c", line], 10).await?;
+        let output = cri.exec(&id, &["sh", "-c", line], 60).await?;
         ensure!(
             output.code == code && output.stdout == stdout && output.stderr == stderr,
             "{line}: {output:?}"
@@ -149,7 +149,7 @@ async fn exec_gives_output_and_exit_code() -> Result<()> {
     ensure!(large.stdout.len() == 1_000_000, "{} bytes", large.stdout.len());
     let late = cri.exec(&id, &["sleep", "77"], 1).await.err().map(|status| status.code());
     ensure!(late == Some(Code::DeadlineExceeded), "{late:?}");
-    let left = cri.exec(&id, &["sh", "-c", "ps | grep -c '[s]leep 77'"], 10).await?;
+    let left = cri.exec(&id, &["sh", "-c", "ps | grep -c '[s]leep 77'"], 60).await?;
     ensure!(left.stdout.trim() == "0", "the late command lives on: {left:?}");
     cri.stop(&id, 0).await?;
     ensure!(cri.exec(&id, &["true"], 1).await.is_err(), "exec in an exited container");

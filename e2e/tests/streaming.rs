@@ -282,7 +282,14 @@ async fn ports_of_pods_are_reached() -> Result<()> {
         let log: PathBuf = case.node.dirs().top().join(format!("forward-{transport}.log"));
         let ports = format!("{base}:7000 {}:7001 {}:7002", base + 1, base + 2);
         let forward = crictl(&case, &format!("port-forward -r {transport} {pod_id} {ports}"))?.start(&log)?;
+        // It listens on one port after another.
         let mut slow = wait::until("the forward", PATIENCE, || connect(&case, base))?;
+        wait::until("the second port", PATIENCE, || connect(&case, base + 1))?;
+        wait::until("the third port", PATIENCE, || {
+            let text = std::fs::read_to_string(&log)?;
+            ensure!(text.contains(&format!("Forwarding from 127.0.0.1:{}", base + 2)), "{text}");
+            Ok(())
+        })?;
         slow.write_all(b"abc")?;
         let large = vec![b'x'; 1 << 20];
         for (port, message) in [(base, &b"over 4"[..]), (base + 1, b"over 6"), (base, &large)] {

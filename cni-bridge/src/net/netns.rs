@@ -94,11 +94,11 @@ impl NetNs {
             Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => return Err(NetNsError::Gone(path.to_owned())),
             Err(errno) => return Err(failed(errno.into())),
         }
-        Ok(Self {
-            file: File::open(path).map_err(failed)?,
-            path: path.to_owned(),
-            parameters: RefCell::default(),
-        })
+        let file = File::open(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => NetNsError::Gone(path.to_owned()),
+            _ => failed(error),
+        })?;
+        Ok(Self { file, path: path.to_owned(), parameters: RefCell::default() })
     }
 
     /// Whether it is the namespace that this process runs in.

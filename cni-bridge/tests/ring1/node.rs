@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use cni_bridge::net::link;
 use cni_bridge::net::nft::{TableFamily, TableId, rules_of};
@@ -68,6 +69,11 @@ impl Drop for NetNs {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+        // The kernel lets a thread be joined before it gives up its namespaces.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.path.exists() && Instant::now() < deadline {
+            std::thread::yield_now();
         }
     }
 }

@@ -29,7 +29,7 @@ pub fn serve(netns: &NetNs, address: &str) {
 pub fn connect(netns: &NetNs, address: &str) -> Result<String, std::io::ErrorKind> {
     let address: std::net::SocketAddr = address.parse().unwrap();
     netns.run(move || {
-        let limit = std::time::Duration::from_secs(3);
+        let limit = std::time::Duration::from_secs(6);
         let mut stream =
             std::net::TcpStream::connect_timeout(&address, limit).map_err(|error| error.kind())?;
         stream.set_read_timeout(Some(limit)).unwrap();

@@ -13,6 +13,8 @@ const ROUNDS: usize = 5;
 const FREEZE: Duration = Duration::from_millis(50);
 /// How long the processes of a killed command may take to end.
 const SESSION: Duration = Duration::from_millis(100);
+/// How long an OCI runtime that has handed a process over may take to name it, on a node without a free processor.
+const NAMING: Duration = Duration::from_secs(1);
 const MAX_DEPTH: usize = 8;
 /// Longest file of counters that is read, bytes; those there are have less than 200.
 const COUNTERS: usize = 4096;
@@ -54,8 +56,8 @@ pub fn kill_session(leader: i32, directories: &[PathBuf]) {
 /// a process that it has let go already lives on without it, in a session of its own. `runtime` is a child of this
 /// process and not reaped. It is stopped first, so that it stays the parent of what it made and makes nothing more.
 ///
-/// crun hands what it makes to this process before it names it: where there are such processes, but for those that
-/// `known` names, it may go on until `is_named` or for a moment, and who asked kills what it has named.
+/// crun hands what it makes to this process before it names it: where there are such processes, begun since and not
+/// `known`, it may go on until `is_named` or for a moment, and who asked kills what it has named.
 pub fn kill_run(
     runtime: i32,
     directories: &[PathBuf],
@@ -65,11 +67,14 @@ pub fn kill_run(
     let Some(pid) = Pid::from_raw(runtime) else { return };
     stop(pid);
     let own = rustix::process::getpid().as_raw_nonzero().get();
+    let began = Lineage::of(runtime).map_or(0, |run| run.began);
     let mut processes = Vec::new();
     directories.iter().for_each(|directory| collect_lineage(directory, MAX_DEPTH, &mut processes));
-    if !is_named() && processes.iter().any(|process| process.parent == own && !known(process.pid)) {
+    let handed_over =
+        |process: &Lineage| process.parent == own && process.began >= began && !known(process.pid);
+    if !is_named() && processes.iter().any(handed_over) {
         let _ended_already = rustix::process::kill_process(pid, Signal::CONT);
-        let deadline = std::time::Instant::now() + SESSION;
+        let deadline = std::time::Instant::now() + NAMING;
         while !is_named() && std::time::Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -118,29 +123,34 @@ fn kill_until_unseen(directories: &[PathBuf], find: impl Fn(&[Lineage]) -> Vec<i
     }
 }
 
-/// A process, its parent and its session.
+/// A process, its parent, its session, and when it began, ticks since boot.
 #[derive(Debug, Clone, Copy)]
 struct Lineage {
     pid: i32,
     parent: i32,
     session: i32,
+    began: u64,
 }
 
 impl Lineage {
+    fn of(pid: i32) -> Option<Self> {
+        Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
     /// From `/proc/pid/stat`; a process that is a zombie has ended already.
     fn parse(stat: &str) -> Option<Self> {
         let (pid, rest) = (stat.split_once(' ')?.0, stat.rsplit_once(')')?.1);
         let fields: Vec<&str> = rest.split_whitespace().collect();
         let field = |at: usize| fields.get(at)?.parse().ok();
+        let began = fields.get(19)?.parse().ok()?;
         let alive = fields.first() != Some(&"Z");
-        alive.then_some(Self { pid: pid.parse().ok()?, parent: field(1)?, session: field(3)? })
+        alive.then_some(Self { pid: pid.parse().ok()?, parent: field(1)?, session: field(3)?, began })
     }
 }
 
 fn collect_lineage(directory: &Path, depth: usize, into: &mut Vec<Lineage>) {
     let processes = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-    let stat = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-    into.extend(processes.lines().filter_map(|pid| Lineage::parse(&stat(pid)?)));
+    into.extend(processes.lines().filter_map(|pid| Lineage::of(pid.parse().ok()?)));
     if depth > 0 {
         children(directory).for_each(|child| collect_lineage(&child, depth - 1, into));
     }
@@ -176,20 +186,19 @@ fn children(directory: &Path) -> impl Iterator<Item = PathBuf> {
 /// Without `cgroup.kill`: frozen processes do not fork away, and get the signal once thawed.
 fn kill_frozen(directory: &Path) {
     let state = directory.join("freezer.state");
-    let frozen = std::fs::write(&state, "FROZEN").is_ok();
+    let asked = std::fs::write(&state, "FROZEN").is_ok();
     let deadline = std::time::Instant::now() + FREEZE;
-    while frozen && std::time::Instant::now() < deadline {
-        match std::fs::read_to_string(&state) {
-            Ok(text) if text.trim() == "FREEZING" => std::thread::sleep(Duration::from_millis(1)),
-            _ => break,
-        }
+    let says = |word: &str| std::fs::read_to_string(&state).is_ok_and(|text| text.trim() == word);
+    while asked && says("FREEZING") && std::time::Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
     }
+    let frozen = asked && says("FROZEN");
     for _ in 0..ROUNDS {
         if !kill_tree(directory, MAX_DEPTH) || frozen {
             break;
         }
     }
-    if frozen {
+    if asked {
         let _gone_with_its_processes = std::fs::write(&state, "THAWED");
     }
 }
@@ -229,7 +238,10 @@ mod tests {
             "19 (its orphan) S 1 18 17 0 -1",
             "garbage",
         ];
-        let processes: Vec<_> = lines.iter().filter_map(|line| Lineage::parse(line)).collect();
+        let began = " 1".repeat(13);
+        let parse = |line: &&str| Lineage::parse(&format!("{line}{began} 77"));
+        let processes: Vec<_> = lines.iter().filter_map(parse).collect();
+        assert_eq!(processes[0].began, 77);
         let mut victims = session_and_descent(10, 10, &processes);
         victims.sort_unstable();
         assert_eq!(victims, [10, 11, 12, 13, 14]);

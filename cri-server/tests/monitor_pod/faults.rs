@@ -11,14 +11,14 @@ use cri_server::host::monitor::{
 };
 
 use crate::ground::{
-    Ground, chain, exec_exit_of, exit_of, next, on_ground, to_files, until, with_each_runtime,
+    Ground, chain, exec_exit_of, exit_of, install, next, on_ground, to_files, until, with_each_runtime,
     with_one_runtime,
 };
 
 fn script(ground: &Ground, text: &str) -> Runtime {
-    let path: PathBuf = ground.path("runtime.sh");
-    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (source, path) = (ground.path("runtime.text"), ground.path("runtime.sh"));
+    std::fs::write(&source, format!("#!/bin/sh\n{text}\n")).unwrap();
+    install(&source, &path);
     Runtime { path, args: Vec::new(), root: ground.path("oci") }
 }
 
@@ -145,7 +145,8 @@ fn an_exec_killed_while_it_starts_leaves_no_process_and_tells_its_end() {
 #[test]
 fn nor_does_one_whose_process_is_handed_over_before_it_is_named() {
     kill_between_letting_go_and_naming(
-        "({made} &); while :; do busybox usleep 20000; cat {up} > $file; done",
+        "({made} &); until [ -s {up} ]; do busybox usleep 1000; done; busybox usleep 20000; cat {up} > $file; \
+         sleep 1000",
     );
 }
 
@@ -359,13 +360,15 @@ fn a_lost_connection_is_found_again_and_no_exit_is_missed() {
     with_one_runtime(async |ground, runtime| {
         let monitor = ground.monitor().await;
         let mut events = monitor.events();
-        let plan = ground.run(&monitor, runtime, "sleep 0.2; exit 9").await;
+        let plan = ground.run(&monitor, runtime, "sleep 1; exit 9").await;
         // So many others that the monitor gives up the oldest: ours.
         let others: Vec<_> = (0..8).map(|_| greeted(&ground.path("pod/monitor.sock"))).collect();
         assert_eq!(exit_of(&mut events, plan.id()).await.exit_code, 9);
         drop(others);
         while let Err(error) = monitor.state().await {
             assert!(matches!(error, MonitorError::Lost { .. }), "{error:?}");
+            // The call fails at once while there is no connection: let it be found.
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         monitor.shutdown().await.unwrap();
         assert!(matches!(next(&mut events).await, Event::Gone));

@@ -119,7 +119,7 @@ impl Ground {
         for dir in ["pod", "oci", "containers", "rootfs/bin", "rootfs/proc", "rootfs/dev", "rootfs/tmp"] {
             std::fs::create_dir_all(ground.path(dir)).unwrap();
         }
-        std::fs::copy("/bin/busybox", ground.path("rootfs/bin/busybox")).unwrap();
+        install(Path::new("/bin/busybox"), &ground.path("rootfs/bin/busybox"));
         for applet in ["sh", "true", "sleep", "echo", "cat", "ls", "kill", "seq", "dd", "hostname"] {
             std::os::unix::fs::symlink("busybox", ground.path("rootfs/bin").join(applet)).unwrap();
         }
@@ -303,6 +303,14 @@ impl Plan {
     pub fn record(&self) -> ExitRecord {
         ExitRecord::decode(&std::fs::read(&self.spec.exit_file).unwrap()).unwrap()
     }
+}
+
+/// Copies a program by a process of its own: what this one has open for writing, a child of another test may still have
+/// while the copy is to be executed.
+pub fn install(source: &Path, path: &Path) {
+    #[expect(clippy::disallowed_methods, reason = "a test's own preparation")]
+    let copied = std::process::Command::new("install").arg(source).arg(path).status().unwrap();
+    assert!(copied.success());
 }
 
 /// Waits for the exit of a container.

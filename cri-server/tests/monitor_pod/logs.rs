@@ -50,7 +50,7 @@ fn a_background_child_does_not_delay_the_exit() {
     with_each_runtime(async |ground, runtime| {
         let monitor = ground.monitor().await;
         let mut events = monitor.events();
-        let mut plan = ground.plan(runtime, "{ sleep 0.3; echo late; sleep 1000; } & echo main");
+        let mut plan = ground.plan(runtime, "{ sleep 0.05; echo late; sleep 1000; } & echo main");
         plan.share_pid(None);
         plan.create(&monitor).await;
         monitor.start(plan.id()).await.unwrap();
@@ -111,9 +111,9 @@ fn a_reopened_log_is_complete() {
 fn no_line_is_lost_without_a_daemon() {
     with_each_runtime(async |ground, runtime| {
         let monitor = ground.monitor().await;
-        // Ten thousand lines, in bursts of a hundred.
+        // Ten thousand lines, in bursts of five hundred.
         let script =
-            "r=0; while [ $r -lt 100 ]; do seq $((r*100+1)) $((r*100+100)); sleep 0.01; r=$((r+1)); done";
+            "r=0; while [ $r -lt 20 ]; do seq $((r*500+1)) $((r*500+500)); sleep 0.05; r=$((r+1)); done";
         let writer = ground.run(&monitor, runtime, script).await;
         let quitter = ground.run(&monitor, runtime, "sleep 0.2; exit 3").await;
         drop(monitor);

@@ -115,7 +115,13 @@ async fn attach_and_detach() {
         } else {
             assert_eq!(cni.del(&attachment.pod).await.unwrap(), 1);
         }
-        let after = traces(dir.path());
+        // The kernel removes what was in a namespace some time after that is gone.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let mut after = traces(dir.path());
+        while before.as_ref().is_some_and(|before| *before != after) && std::time::Instant::now() < deadline {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            after = traces(dir.path());
+        }
         assert_eq!(*before.get_or_insert_with(|| after.clone()), after, "round {round}");
         assert_eq!(cni.attachments().unwrap(), []);
     }

@@ -251,7 +251,7 @@ async fn a_hanging_plugin_is_killed_with_its_children() {
         node.put("do/second-ADD", HANG);
         let (attachment, abort) = (attachment(), CancellationToken::new());
         if matches!(end, End::Deadline) {
-            node.cni.runner.deadline = Duration::from_secs(1);
+            node.cni.runner.deadline = Duration::from_secs(5);
         }
         let child = node.dir.path().join("child");
         let outcome = tokio::select! {
@@ -280,7 +280,7 @@ async fn a_hanging_plugin_is_killed_with_its_children() {
         });
         let expect = match end {
             End::Abort => Some("killed because the operation was aborted"),
-            End::Deadline => Some("killed after 1s without an answer"),
+            End::Deadline => Some("killed after 5s without an answer"),
             End::Drop => None,
         };
         assert_eq!(cause.as_deref(), expect);
