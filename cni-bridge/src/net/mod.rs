@@ -10,6 +10,7 @@ pub mod device;
 mod error;
 pub mod exec;
 pub mod link;
+pub mod neighbour;
 pub mod netns;
 pub mod nft;
 pub mod parameters;

@@ -24,6 +24,7 @@ mod races;
 mod register;
 mod repair;
 mod result;
+mod reuse;
 mod sources;
 mod status;
 mod switch;

@@ -13,7 +13,7 @@ use crate::ipam::range::{is_tiny, offset};
 use crate::net::link::{self, Link, VethPair};
 use crate::net::netns::NetNs;
 use crate::net::socket::{Message, Socket};
-use crate::net::{NetError, parameters, sysctl};
+use crate::net::{NetError, neighbour, parameters, sysctl};
 use crate::owner::Owner;
 use crate::plugin::pod::{self, Duplicates, Router};
 use crate::plugin::{attaching, isolation, masquerade, teardown, veth};
@@ -115,7 +115,8 @@ impl Attaching<'_> {
         Ok(result)
     }
 
-    /// Gives the gateway addresses to the bridge, or to the link in the pods' VLAN, which is returned.
+    /// Gives the gateway addresses to the bridge, or to the link in the pods' VLAN, which is returned. What the host knows
+    /// there of whoever had the pod's addresses is out of date.
     fn gateways(&mut self, result: &CniResult) -> Result<Option<Link>, CniError> {
         if self.conf.gateway == Gateway::No {
             return Ok(None);
@@ -127,6 +128,8 @@ impl Attaching<'_> {
             let asked = (self.request, &self.owner);
             switch::ensure_gateway(&mut self.host, self.conf, asked, link, gateway)?;
         }
+        let forgotten = result.ips.iter().map(|ip| neighbour::forget(link, ip.address.addr()));
+        self.host.apply(&forgotten.collect::<Vec<_>>())?;
         Ok(vlan)
     }
 
