@@ -49,6 +49,11 @@ impl Owner {
         whole.then(|| Self { tag: tag.to_owned() })
     }
 
+    /// Whether a tag is that of the same container at another network or interface.
+    pub fn is_sibling(&self, tag: &str) -> bool {
+        tag != self.tag && Self::of_tag(tag).is_some_and(|other| other.parts().1 == self.parts().1)
+    }
+
     /// The interface's name.
     pub fn ifname(&self) -> &str {
         self.parts().2
@@ -127,6 +132,8 @@ mod tests {
         assert_eq!(owner.host_link(), Owner::new(&network, &attachment("c", "eth0")).unwrap().host_link());
         assert_ne!(owner.host_link(), Owner::new(&network, &attachment("c", "eth1")).unwrap().host_link());
         assert_eq!(owner.host_link().len(), 15);
+        let is_sibling = ["m/c/eth1", "n/c/eth0", "n/d/eth0", "n/c", ""].map(|tag| owner.is_sibling(tag));
+        assert_eq!(is_sibling, [true, false, false, false, false]);
         let long = "n".repeat(100).parse().unwrap();
         let error = Owner::new(&long, &attachment(&"c".repeat(150), "eth0")).unwrap_err();
         assert_eq!(error.code, ErrorCode::INVALID_ENVIRONMENT);

@@ -141,7 +141,9 @@ fn podman_runs_on_our_plugins() -> Result<()> {
             podman.answers("10.99.0.77:80")?;
             let link = podman.ok(&["exec", "fixed", "ip", "addr", "show", "dev", "eth0"])?;
             ensure!(link.contains("02:00:00:00:00:99") && link.contains("10.99.0.77/24"), "{link}");
-            podman.serve("both", &["--network", "n1,n2"])?;
+            // It tells both networks of the port.
+            podman.serve("both", &["--network", "n1,n2", "-p", "18091:80"])?;
+            podman.answers("127.0.0.1:18091")?;
             let links = podman.ok(&["exec", "both", "ip", "addr"])?;
             ensure!(
                 links.contains("10.99.0.") && links.contains("10.98.0.") && links.contains("fd00:98::"),
@@ -162,7 +164,7 @@ fn podman_runs_on_our_plugins() -> Result<()> {
             "create bridge, dual-stack and macvlan networks",
             "published port",
             "fixed IP and MAC address",
-            "two networks",
+            "two networks, with a published port",
             "macvlan",
             "remove; nothing left",
         ] {

@@ -208,6 +208,14 @@ pub fn attach(link: &Link, controller: Option<u32>, alias: &str) -> Message {
     set(format!("attaching link {}", link.name), message)
 }
 
+/// The change that gives a link the hardware address that it has: neighbours are told of it anew, where it says so of
+/// changes.
+pub fn set_same_mac(link: &Link) -> Message {
+    let mut message = change(link);
+    message.attributes.push(LinkAttribute::Address(link.mac.0.to_vec()));
+    set(format!("announcing link {}", link.name), message)
+}
+
 /// The change that gives a link its alias.
 pub fn set_alias(link: &Link, alias: &str) -> Message {
     let mut message = change(link);

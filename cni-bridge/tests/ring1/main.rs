@@ -7,6 +7,7 @@ mod altered;
 mod bandwidth;
 mod bridge;
 mod crash;
+mod families;
 mod firewall;
 mod flows;
 mod guest;

@@ -80,6 +80,33 @@ fn takes_nothing_from_the_other(policies: [&str; 2]) {
     assert!(!node.host.output("nft", &["list", "tables"]).contains("berth_firewall"));
 }
 
+/// A container with two networks, both of which are told of its ports, as engines do it.
+#[test]
+fn a_container_may_publish_a_port_by_two_networks() {
+    if !privileged() {
+        return;
+    }
+    let (mut node, lists) = node(["isolated", "isolated"]);
+    let (pods, other, world) = ([NetNs::new(), NetNs::new()], NetNs::new(), NetNs::new());
+    wire(&node.host, &world, ("192.0.2.1/24", "192.0.2.2/24"));
+    serve(&pods[0], "0.0.0.0:80");
+    let mut add = |index: usize, pod: &NetNs, container| {
+        node.list = lists[index].clone();
+        node.add(container, pod, ports(0))
+    };
+    let added = [0, 1].map(|index| add(index, &pods[index], "a").unwrap());
+    let error = add(1, &other, "b").err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(error.contains("already published for berth/a/eth0"), "{error}");
+    node.del("b", Some(&other.path)).unwrap();
+    for index in [1, 0] {
+        node.list = lists[index].clone();
+        node.check("a", &pods[index], ports(0), &added[index]).unwrap();
+        assert_eq!(connect(&world, "192.0.2.1:8080"), Ok("192.0.2.2".to_owned()));
+        node.del("a", Some(&pods[index].path)).unwrap();
+    }
+    assert_eq!(node.leftovers(), [""; 0]);
+}
+
 /// Within a network an address has one pod; what another had of it is its leftover.
 #[test]
 fn within_a_network_the_last_one_has_the_address() {

@@ -6,7 +6,7 @@ use super::bridge::dual_stack;
 use super::node::{NetNs, Node, privileged};
 use super::wire::{connect, serve};
 
-/// The host does not go on sending to who had the address before.
+/// Neither the host nor another pod goes on sending to who had the address before.
 #[test]
 fn a_pod_is_reached_at_an_address_that_another_had() {
     if !privileged() {
@@ -15,10 +15,11 @@ fn a_pod_is_reached_at_an_address_that_another_had() {
     let node = Node::new(dual_stack);
     let (first, second) = (NetNs::new(), NetNs::new());
     node.add("a", &first, Value::Null).unwrap();
-    for address in ["10.211.64.3", "fd00:64::3"] {
-        let known =
-            ["neigh", "replace", address, "lladdr", "02:00:00:00:00:99", "nud", "stale", "dev", "berth0"];
-        node.host.output("ip", &known);
+    for (netns, link) in [(&node.host, "berth0"), (&first, "eth0")] {
+        for address in ["10.211.64.3", "fd00:64::3"] {
+            let known = ["lladdr", "02:00:00:00:00:99", "nud", "stale", "dev", link];
+            netns.output("ip", &[&["neigh", "replace", address][..], &known].concat());
+        }
     }
     let added = node.add("b", &second, Value::Null).unwrap();
     let addresses: Vec<_> = added.result.ips.iter().map(|ip| ip.address.addr().to_string()).collect();
@@ -26,4 +27,6 @@ fn a_pod_is_reached_at_an_address_that_another_had() {
     serve(&second, "[::]:80");
     assert_eq!(connect(&node.host, "10.211.64.3:80"), Ok("::ffff:10.211.64.1".to_owned()));
     assert_eq!(connect(&node.host, "[fd00:64::3]:80"), Ok("fd00:64::1".to_owned()));
+    assert_eq!(connect(&first, "10.211.64.3:80"), Ok("::ffff:10.211.64.2".to_owned()));
+    assert_eq!(connect(&first, "[fd00:64::3]:80"), Ok("fd00:64::2".to_owned()));
 }

@@ -119,6 +119,7 @@ impl Attaching<'_> {
     /// there of whoever had the pod's addresses is out of date.
     fn gateways(&mut self, result: &CniResult) -> Result<Option<Link>, CniError> {
         if self.conf.gateway == Gateway::No {
+            self.forget_neighbours(&self.bridge.clone(), result)?;
             return Ok(None);
         }
         let vlan = self.conf.vlan.map(|id| port::gateway_link(&mut self.host, self.conf, &self.bridge, id));
@@ -128,9 +129,13 @@ impl Attaching<'_> {
             let asked = (self.request, &self.owner);
             switch::ensure_gateway(&mut self.host, self.conf, asked, link, gateway)?;
         }
-        let forgotten = result.ips.iter().map(|ip| neighbour::forget(link, ip.address.addr()));
-        self.host.apply(&forgotten.collect::<Vec<_>>())?;
+        self.forget_neighbours(&link.clone(), result)?;
         Ok(vlan)
+    }
+
+    fn forget_neighbours(&mut self, link: &Link, result: &CniResult) -> Result<(), NetError> {
+        let forgotten = result.ips.iter().map(|ip| neighbour::forget(link, ip.address.addr()));
+        self.host.apply(&forgotten.collect::<Vec<_>>())
     }
 
     /// Inside the pod's namespace: settings that must be there before the link comes up, and a socket.
@@ -168,7 +173,7 @@ impl Attaching<'_> {
         self.conf.gateway != Gateway::No && self.conf.has_ipam && result.ips.iter().all(v4)
     }
 
-    /// Waits until frames go through, and until the pod's addresses are its own.
+    /// Waits until frames go through, and until the pod's addresses are its own; other pods may know them as another's.
     fn settle(&mut self, inside: &mut Socket, host_end: &Link, pod_end: &Link) -> Result<Link, CniError> {
         if self.conf.container_link == ContainerLink::Down {
             return Ok(host_end.clone());
@@ -182,6 +187,8 @@ impl Attaching<'_> {
         if self.conf.duplicates == Duplicates::LookedFor {
             pod::await_search(inside, pod_end)?;
         }
+        // What was announced when the link came up ended at the port, which was not open yet.
+        inside.apply(&[link::set_same_mac(pod_end)])?;
         Ok(host_end)
     }
 

@@ -38,11 +38,11 @@ impl Plugin for PortMap {
     fn add(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<CniResult, CniError> {
         let mut conf = PortMapConf::parse(request)?;
         let mut result = prev_result(request)?;
+        let owner = Owner::new(&request.conf.name, attachment)?;
+        let addresses = addresses(&mut conf, &result, attachment)?;
         if conf.mappings.is_empty() {
             return Ok(result);
         }
-        let owner = Owner::new(&request.conf.name, attachment)?;
-        let addresses = addresses(&conf, &result, attachment)?;
         attaching(request, &owner);
         let mut socket = Socket::netfilter()?;
         let asked: Vec<usize> = conf.to_be_found().collect();
@@ -82,11 +82,11 @@ impl Plugin for PortMap {
     fn check(&self, request: &Request, attachment: &Attachment, _: &Path) -> Result<(), CniError> {
         let mut conf = PortMapConf::parse(request)?;
         let result = prev_result(request)?;
+        let owner = Owner::new(&request.conf.name, attachment)?;
+        let addresses = addresses(&mut conf, &result, attachment)?;
         if conf.mappings.is_empty() {
             return Ok(());
         }
-        let owner = Owner::new(&request.conf.name, attachment)?;
-        let addresses = addresses(&conf, &result, attachment)?;
         let mut socket = Socket::netfilter()?;
         free::recall(&mut socket, &owner, &mut conf.mappings, &result)?;
         match damage(&mut socket, &conf, (&owner, &addresses))? {
@@ -100,11 +100,11 @@ impl Plugin for PortMap {
     fn repair(&self, request: &Request, attachment: &Attachment) -> Result<(), CniError> {
         let mut conf = PortMapConf::parse(request)?;
         let result = prev_result(request)?;
+        let owner = Owner::new(&request.conf.name, attachment)?;
+        let addresses = addresses(&mut conf, &result, attachment)?;
         if conf.mappings.is_empty() {
             return Ok(());
         }
-        let owner = Owner::new(&request.conf.name, attachment)?;
-        let addresses = addresses(&conf, &result, attachment)?;
         let mut socket = Socket::netfilter()?;
         let base = keys::state_dir(request)?;
         let _turn = Turn::take(&base, Subject::Ports)?;
@@ -176,7 +176,10 @@ fn open(
     addresses: &[IpNet],
     forget: flows::Forget,
 ) -> Result<(), CniError> {
-    forget(socket, &conf.mappings, addresses)?;
+    // Without it flows go on as they began, until they rest.
+    if let Err(error) = forget(socket, &conf.mappings, addresses) {
+        eprintln!("portmap: flows that began before are not forgotten: {}", CniError::from(error));
+    }
     match needs_localnet(conf, addresses) {
         Some(pod) => open_localnet(socket, pod),
         None => Ok(()),
@@ -242,18 +245,24 @@ fn localnet_key(link: &Link) -> String {
     format!("ipv4/conf/{}/route_localnet", link.name)
 }
 
-/// The pod's addresses; every mapping must have one to lead to.
+/// The pod's addresses. Mappings of families that it has no address of are passed over: a pod may be published by both
+/// in networks that have one.
 fn addresses(
-    conf: &PortMapConf,
+    conf: &mut PortMapConf,
     result: &CniResult,
     attachment: &Attachment,
 ) -> Result<Vec<IpNet>, CniError> {
     let addresses = pod_addresses(result, &attachment.ifname);
-    for (index, mapping) in conf.mappings.iter().enumerate() {
-        if !addresses.iter().any(|address| mapping.host.covers(Family::of(address.addr()))) {
-            let path = format!("runtimeConfig.portMappings[{index}]");
-            return Err(CniError::config(&path, format!("{mapping}: the pod has no address of that family")));
-        }
+    if let (true, Some(mapping)) = (addresses.is_empty(), conf.mappings.first()) {
+        let msg = format!("{mapping}: the pod has no address");
+        return Err(CniError::config("runtimeConfig.portMappings[0]", msg));
     }
+    conf.mappings.retain(|mapping| {
+        let served = addresses.iter().any(|address| mapping.host.covers(Family::of(address.addr())));
+        if !served {
+            eprintln!("portmap: {mapping} is not published: the pod has no address of that family");
+        }
+        served
+    });
     Ok(addresses)
 }

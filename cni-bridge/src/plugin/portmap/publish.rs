@@ -57,24 +57,45 @@ impl<'a> Publication<'a> {
     }
 
     /// Puts all of it in place; `base` is where locks are. What was put in before a refusal is DEL's to remove, or the
-    /// caller's.
+    /// caller's. A container may publish a port by several networks: the first one serves it.
     ///
     /// # Errors
     /// [`ErrorCode::PLUGIN`] where somebody else has a port, naming the holder.
     pub fn place(&self, socket: &mut Socket, base: &Path, place: Place) -> Result<(), CniError> {
         self.refuse_overlap(socket)?;
         for part in self.parts.iter().filter(|part| !part.is_empty()) {
-            let alone: Vec<_> = part.ports.iter().map(|(map, element, _)| (*map, element.clone())).collect();
-            let wanted = Wanted { alone: &alone, shared: &part.sources, chains: &part.chains };
-            claims::place(socket, base, &part.table, wanted, place).map_err(|error| match error {
-                ClaimError::Held { position, holder } => {
-                    let mapping = part.ports.get(position).map(|(_, _, index)| &self.mappings[*index]);
-                    held(mapping, &holder)
-                }
-                other => other.into(),
-            })?;
+            self.place_part(socket, base, part, place)?;
         }
         Ok(())
+    }
+
+    fn place_part(
+        &self,
+        socket: &mut Socket,
+        base: &Path,
+        part: &Part,
+        place: Place,
+    ) -> Result<(), CniError> {
+        let mut ports: Vec<_> = part.ports.iter().collect();
+        loop {
+            let alone: Vec<_> = ports.iter().map(|(map, element, _)| (*map, element.clone())).collect();
+            if alone.is_empty() && part.sources.is_empty() {
+                return Ok(());
+            }
+            let wanted = Wanted { alone: &alone, shared: &part.sources, chains: &part.chains };
+            match claims::place(socket, base, &part.table, wanted, place) {
+                Err(ClaimError::Held { position, holder })
+                    if position < ports.len() && self.owner.is_sibling(&holder) =>
+                {
+                    ports.remove(position);
+                }
+                Err(ClaimError::Held { position, holder }) => {
+                    let mapping = ports.get(position).map(|(_, _, index)| &self.mappings[*index]);
+                    return Err(held(mapping, &holder));
+                }
+                other => return Ok(other?),
+            }
+        }
     }
 
     /// What is missing, in words.
@@ -85,9 +106,23 @@ impl<'a> Publication<'a> {
         for part in self.parts.iter().filter(|part| !part.is_empty()) {
             let ports = part.ports.iter().map(|(map, element, _)| (*map, element.clone()));
             let sources = claims::expected(socket, &part.table, &part.sources)?;
-            let wanted: Vec<_> = ports.chain(sources).collect();
+            let mut wanted: Vec<_> = ports.chain(sources).collect();
+            let all = wanted.len();
             if let Some(damage) = part.table.damage(socket, &wanted, &part.chains)? {
-                return Ok(Some(damage));
+                let mut kept = Vec::new();
+                for (map, element) in wanted {
+                    let found = nft::element(socket, part.table.id(), map, &element.key)?;
+                    if !found.is_some_and(|found| self.owner.is_sibling(&found.owner)) {
+                        kept.push((map, element));
+                    }
+                }
+                wanted = kept;
+                let otherwise = wanted.len() < all;
+                match if otherwise { part.table.damage(socket, &wanted, &part.chains)? } else { Some(damage) }
+                {
+                    None => {}
+                    damage => return Ok(damage),
+                }
             }
         }
         Ok(None)
@@ -122,7 +157,9 @@ impl<'a> Publication<'a> {
                 holders.push(nft::element(socket, main, any, &key)?.map(|found| found.owner));
             }
             // What has no owner is nobody's.
-            let other = |holder: &String| !holder.is_empty() && holder != self.owner.tag();
+            let other = |holder: &String| {
+                !holder.is_empty() && holder != self.owner.tag() && !self.owner.is_sibling(holder)
+            };
             if let Some(holder) = holders.into_iter().flatten().find(other) {
                 return Err(held(Some(mapping), &holder));
             }
