@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod detached;
+pub mod enter;
 pub mod error;
 pub mod events;
 pub mod host;

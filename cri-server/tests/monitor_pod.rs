@@ -5,6 +5,8 @@
 mod attach;
 #[path = "monitor_pod/costs.rs"]
 mod costs;
+#[path = "monitor_pod/entries.rs"]
+mod entries;
 #[path = "monitor_pod/execs.rs"]
 mod execs;
 #[path = "monitor_pod/exits.rs"]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::processes::{Said, end_all};
 use super::program::ProgramCopy;
-use crate::spec::{Availability, CgroupMount, HandlerFacts, MaskedEqual, PropagationWords};
+use crate::spec::{Availability, CgroupMount, Commands, HandlerFacts, MaskedEqual, PropagationWords};
 
 /// Longest answer read, bytes.
 const ANSWER_LIMIT: u64 = 1 << 20;
@@ -39,11 +39,10 @@ pub fn probe(program: &Path, copy: Option<&ProgramCopy>) -> Option<HandlerFacts>
         // Its features do not list `rro`, which it knows all the same.
         true => HandlerFacts {
             recursive_read_only: Availability::Present,
-            // A command in a container would run outside of its user namespace: as root of the node.
-            user_namespaces: Availability::Missing,
             masked_equal: MaskedEqual::ValueTwoIsMask,
             propagation: PropagationWords::Plain,
             cgroup_mount: CgroupMount::NotInJoinedPids,
+            commands: Commands::ByMonitor,
             ..facts
         },
         false => facts,

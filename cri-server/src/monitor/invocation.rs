@@ -1,10 +1,11 @@
 //! One run of the OCI runtime as a child process: its command line, its files, and what is left when it ends.
 //! Waiting is not done here: the pod reaps.
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use rustix::process::{Pid, Signal};
 use super::connection::ReplyTo;
 use super::protocol::{Failure, FailureKind, Runtime};
 use super::{runtime_log, sys};
+use crate::enter;
 use crate::host::program::ProgramCopy;
 
 /// Number of an invocation, unique in the monitor's life.
@@ -48,6 +50,7 @@ pub struct Launcher {
     next: InvocationId,
     /// What oom_score_adj was before the monitor lowered its own.
     oom_score: Option<String>,
+    own_program: OnceCell<OwnedFd>,
 }
 
 /// The standard descriptors of the OCI runtime; `create` and `exec` hand them to the container.
@@ -103,13 +106,22 @@ impl Drop for Files {
     }
 }
 
+/// The program of a run.
+#[derive(Debug, Clone, Copy)]
+pub enum Program<'a> {
+    /// The OCI runtime, from its copy in memory; from its file where there is none, or where that is not its original
+    /// any more.
+    Runtime(&'a Runtime, Option<&'a ProgramCopy>),
+    /// This program's own `enter`, which has the OCI runtime's place; a descriptor of the container's main process is
+    /// left open for it.
+    Enter(BorrowedFd<'a>),
+}
+
 /// What to run.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// The program.
-    pub runtime: &'a Runtime,
-    /// Its copy in memory; its file is run where there is none, or where that is not its original any more.
-    pub program: Option<&'a ProgramCopy>,
+    pub program: Program<'a>,
     /// Why.
     pub purpose: Purpose,
     /// Verb and options, without what this module adds.
@@ -132,7 +144,7 @@ impl Launcher {
             _ => std::fs::create_dir(&directory)?,
         }
         let directory_fd = crate::host::fs::open_root(&directory)?;
-        Ok(Self { directory, directory_fd, next: 0, oom_score })
+        Ok(Self { directory, directory_fd, next: 0, oom_score, own_program: OnceCell::new() })
     }
 
     /// Starts the OCI runtime.
@@ -141,7 +153,7 @@ impl Launcher {
         self.next += 1;
         let at = |kind: &str| self.directory.join(format!("{id}.{kind}"));
         let files = Files { pid: at("pid"), log: at("log"), console: at("tty") };
-        let mut command = self.command(&request, &files);
+        let (mut command, _open_until_it_runs) = self.command(&request, &files)?;
         let console = match request.terminal {
             true => {
                 let path = self.short(&files.console);
@@ -168,25 +180,50 @@ impl Launcher {
             );
         }
         command.stdin(stdio(stdin)).stdout(stdio(stdout)).stderr(stdio(stderr));
-        let child = command.spawn().map_err(|error| cannot_run(&request.runtime.path, error))?;
+        let child = command.spawn().map_err(|error| cannot_run(request.program, error))?;
         let (purpose, reply, pid) = (request.purpose, request.reply, child.id() as i32);
         Ok((id, Invocation { purpose, reply, pid, aborted: false, files, stderr: capture, console }))
     }
 
-    fn command(&self, request: &Request<'_>, files: &Files) -> Command {
-        let file = request.runtime.path.as_path();
-        let copy = request.program.and_then(|program| program.of(file));
-        #[expect(clippy::disallowed_methods, reason = "running the OCI runtime is the monitor's task")]
-        let mut command = Command::new(copy.as_deref().unwrap_or(file));
-        command.arg0(file);
-        command.args(&request.runtime.args).arg("--root").arg(&request.runtime.root);
-        command.arg("--log").arg(&files.log).args(["--log-format", "json"]).args(&request.arguments);
+    fn command(&self, request: &Request<'_>, files: &Files) -> Result<(Command, Option<OwnedFd>), Failure> {
+        let (mut command, open) = match request.program {
+            Program::Runtime(runtime, copy) => {
+                let file = runtime.path.as_path();
+                let copy = copy.and_then(|program| program.of(file));
+                let mut command = run(copy.as_deref().unwrap_or(file));
+                command.arg0(file).args(&runtime.args).arg("--root").arg(&runtime.root);
+                command.arg("--log").arg(&files.log).args(["--log-format", "json"]);
+                (command, None)
+            }
+            Program::Enter(main) => {
+                let prepare = || Ok::<_, io::Error>((self.own_program()?, rustix::io::dup(main)?));
+                let (program, main) =
+                    prepare().map_err(|error| Failure::io("preparing the monitor's own program", error))?;
+                let mut command = run(&program);
+                command.arg0("cri-monitor").arg(enter::VERB).arg("--log").arg(&files.log);
+                command.arg("--pidfd").arg(main.as_raw_fd().to_string());
+                (command, Some(main))
+            }
+        };
+        command.args(&request.arguments);
         if matches!(request.purpose, Purpose::Create(_) | Purpose::Exec(_)) {
             command.arg("--pid-file").arg(&files.pid);
         }
         command.process_group(0).current_dir("/");
         sys::prepare(&mut command, self.oom_score.clone());
-        command
+        Ok((command, open))
+    }
+
+    /// The monitor's program where containers cannot write into it, though they may see processes that run from it.
+    fn own_program(&self) -> io::Result<PathBuf> {
+        let program = match self.own_program.get() {
+            Some(program) => program,
+            None => {
+                let made = sys::read_only_program()?;
+                self.own_program.get_or_init(|| made)
+            }
+        };
+        Ok(PathBuf::from(format!("/proc/self/fd/{}", program.as_raw_fd())))
     }
 
     /// The same file by a path that fits into a socket address, for this process and its children.
@@ -291,7 +328,15 @@ impl std::fmt::Display for ExitStatus {
     }
 }
 
-fn cannot_run(path: &Path, error: io::Error) -> Failure {
+#[expect(clippy::disallowed_methods, reason = "running the OCI runtime is the monitor's task")]
+fn run(program: &Path) -> Command {
+    Command::new(program)
+}
+
+fn cannot_run(program: Program<'_>, error: io::Error) -> Failure {
+    let Program::Runtime(Runtime { path, .. }, _) = program else {
+        return Failure::io("executing the monitor's own program", error);
+    };
     let kind = match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => FailureKind::RuntimeMissing,
         _ => FailureKind::Internal,

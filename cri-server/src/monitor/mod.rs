@@ -33,5 +33,5 @@ mod pod_init;
 mod poll;
 mod runtime_log;
 #[allow(unsafe_code)]
-mod sys;
+pub(crate) mod sys;
 mod sysctl;

@@ -13,6 +13,7 @@ use super::record::ExitRecord;
 use crate::host::program::FileIdentity;
 use crate::model::id::{ContainerId, PodId};
 use crate::model::id_range::IdRange;
+use crate::spec::MaskedEqual;
 
 mod envelope;
 
@@ -195,6 +196,9 @@ pub struct CreateContainer {
     /// The runtime's file that the descriptor is a sealed copy of which comes with the frame, if one does.
     #[serde(default)]
     pub copy_of: Option<FileIdentity>,
+    /// How the monitor itself starts commands in it; absent where the OCI runtime does.
+    #[serde(default)]
+    pub entry: Option<Entry>,
     /// Copied into the exit record, to make it self-contained. At most 64 KiB as JSON.
     #[serde(default)]
     pub identity: serde_json::Value,
@@ -203,6 +207,15 @@ pub struct CreateContainer {
 /// The longest content of a log line where nobody says otherwise, bytes.
 pub fn default_log_line_limit() -> u32 {
     16384
+}
+
+/// What the monitor needs to start commands in a container without the OCI runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The container's cgroup in every hierarchy; those that it has not are passed over.
+    pub cgroups: Vec<PathBuf>,
+    /// How the bundle's filter spells masks.
+    pub masks: MaskedEqual,
 }
 
 /// Where a container's cgroup shows.

@@ -20,6 +20,7 @@ use super::pod::{Beginnings, Pod, invocation_directory};
 use super::protocol::{self, Failure, FailureKind, FromMonitor, PodSetup, ToMonitor, Welcome};
 use super::wire::{FrameReader, Outgoing};
 use super::{pod_init, sys};
+use crate::enter;
 
 /// Signals that are fetched instead of delivered: the ends of children, and what must not end a monitor.
 pub const SIGNALS: [i32; 8] = [
@@ -40,6 +41,7 @@ const USAGE: &str = "\
 cri-monitor: supervises the containers of one pod. Started by cri-server, with a connection as its standard input.
 
 Usage: cri-monitor serve
+       cri-monitor enter OPTION...   starts a command in a container; run by the monitor
        cri-monitor --version
        cri-monitor --help
 ";
@@ -58,6 +60,7 @@ pub fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Some(enter::VERB) => enter::main(arguments),
         Some("--version") => {
             println!("cri-monitor {} (protocol {})", env!("CARGO_PKG_VERSION"), protocol::VERSION);
             ExitCode::SUCCESS

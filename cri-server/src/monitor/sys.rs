@@ -94,6 +94,27 @@ pub fn close_from(first: u32) -> io::Result<()> {
     checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
 }
 
+/// This process's own program on a mount of its own, which is read-only and attached nowhere: whoever sees a process
+/// that runs from it can open its file, but not for writing.
+pub fn read_only_program() -> io::Result<OwnedFd> {
+    use rustix::mount::OpenTreeFlags;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mount = rustix::mount::open_tree(rustix::fs::CWD, "/proc/self/exe", flags)?;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let size = size_of::<libc::mount_attr>();
+    let (fd, empty) = (mount.as_raw_fd(), c"".as_ptr());
+    // SAFETY: an empty path with AT_EMPTY_PATH means the descriptor; the structure is read only and outlives the call.
+    let set = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, fd, empty, libc::AT_EMPTY_PATH, &raw const attributes, size)
+    };
+    checked(set).map(|_| mount)
+}
+
 /// Becomes the program that `program` is open on, with one argument and no environment. Returns only on failure.
 pub fn exec(program: impl AsFd, name: &CStr) -> io::Error {
     let arguments = [name.as_ptr(), std::ptr::null()];

@@ -20,8 +20,8 @@ use crate::model::container::{ContainerState, Exit};
 use crate::model::id::ContainerId;
 use crate::model::id_range::IdRange;
 use crate::model::name::Name;
-use crate::monitor::protocol::{ContainerCgroup, CreateContainer, Runtime, default_log_line_limit};
-use crate::spec;
+use crate::monitor::protocol::{ContainerCgroup, CreateContainer, Entry, Runtime, default_log_line_limit};
+use crate::spec::{self, Commands, HandlerFacts};
 use crate::steps::cri_config::{missing, plain};
 use crate::steps::mapped_volumes::MappedVolumes;
 use crate::steps::{
@@ -157,13 +157,17 @@ async fn make(
         container: container.clone(),
         image: spec::ImageConfig::from(&image.config),
     };
-    let (written, program) = {
-        let (daemon, path) = (daemon.clone(), oci.path.clone());
-        blocking(move || (bundle.write(), daemon.programs.get(&path))).await?
+    let (user, facts, program) = {
+        let (daemon, oci) = (daemon.clone(), oci.clone());
+        let write = move || {
+            let facts = daemon.handler_facts(&oci.name)?;
+            Ok::<_, Error>((bundle.write(&facts)?, facts, daemon.programs.get(&oci.path)))
+        };
+        blocking(write).await??
     };
-    let user = written?;
     let monitor = sandbox.monitor().ok_or_else(|| not_ready(sandbox))?;
-    let created = monitor.create_by(request(daemon, sandbox, container, oci)?, program.as_deref()).await?;
+    let created =
+        monitor.create_by(request(daemon, sandbox, container, oci, &facts)?, program.as_deref()).await?;
     // A stop of the pod that came in between has not seen this container's process, or has killed it.
     if sandbox.abort.is_cancelled() || container.state().is_exited() {
         return Err(Error::Aborted(format!("making container {}", container.id)));
@@ -183,6 +187,7 @@ fn request(
     sandbox: &Sandbox,
     container: &Container,
     oci: OciRuntime,
+    facts: &HandlerFacts,
 ) -> Result<CreateContainer, Error> {
     let record = container.record();
     let runtime = oci.for_cgroup(&record.cgroups_path);
@@ -200,6 +205,7 @@ fn request(
         cgroup: supervised(daemon, sandbox, &record)?,
         kill_cgroup: shares_processes(sandbox, &record),
         copy_of: None,
+        entry: entry(daemon, &record, facts)?,
         exit_file: store::container::exit_path(&daemon.paths.container(&container.id)),
         identity: serde_json::json!({
             "name": metadata.name,
@@ -211,6 +217,17 @@ fn request(
             "configDigest": digest(&record.config),
         }),
     })
+}
+
+/// How the monitor starts commands in it, where the handler's OCI runtime would leave something out.
+fn entry(daemon: &Daemon, record: &ContainerRecord, facts: &HandlerFacts) -> Result<Option<Entry>, Error> {
+    match facts.commands {
+        Commands::ByRuntime => Ok(None),
+        Commands::ByMonitor => {
+            let cgroups = daemon.cgroup(&record.cgroups_path)?.dirs();
+            Ok(Some(Entry { cgroups, masks: facts.masked_equal }))
+        }
+    }
 }
 
 /// What the monitor looks at in the container's cgroup. systemd may take it away before the monitor can.
@@ -248,7 +265,7 @@ struct Bundle {
 
 impl Bundle {
     /// Mounts the root, makes the volumes and writes the specification. Blocks.
-    fn write(&self) -> Result<User, Error> {
+    fn write(&self, facts: &HandlerFacts) -> Result<User, Error> {
         let record = self.container.record();
         let namespace = self.user_namespace()?;
         let owners = namespace.as_ref().map(|(namespace, ids)| Owners { namespace, ids: *ids });
@@ -262,7 +279,7 @@ impl Bundle {
             create_open_directories(parent).map_err(Error::host(format!("make {}", parent.display())))?;
         }
         let cdi = resolve::cdi(&self.daemon.config.cdi_spec_dirs, &record.config)?;
-        let spec = self.specification(&record, &rootfs, &user, &cdi)?;
+        let spec = self.specification(&record, &rootfs, &user, (&cdi, facts))?;
         volumes::fill(&self.daemon, &record, &self.sandbox, &rootfs)?;
         label.map_or(Ok(()), |label| labels::apply(&self.daemon, &record, label))?;
         let path = self.daemon.paths.bundle(&self.container.id).join("config.json");
@@ -324,12 +341,11 @@ impl Bundle {
         record: &ContainerRecord,
         rootfs: &Path,
         user: &ResolvedUser,
-        cdi: &spec::cdi::Edits,
+        (cdi, handler): (&spec::cdi::Edits, &HandlerFacts),
     ) -> Result<spec::oci::Spec, Error> {
         let config = &record.config;
         let seccomp_profile = resolve::seccomp_profile(config)?;
         let labels = labels::of_container(&self.sandbox, config);
-        let handler = self.daemon.handler_facts(&record.handler)?;
         let inputs = spec::Inputs {
             config,
             sandbox: &self.sandbox.fixed.config,
@@ -354,7 +370,7 @@ impl Bundle {
             seccomp_profile: seccomp_profile.as_deref(),
             selinux: labels.as_ref(),
             node: &node::current(&self.daemon.node),
-            handler: &handler,
+            handler,
         };
         Ok(spec::generate(&inputs)?)
     }

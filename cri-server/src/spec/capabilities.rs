@@ -92,6 +92,11 @@ impl CapSet {
         Self(bits & Self::ALL.0)
     }
 
+    /// One bit for each number of the kernel's.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
     /// The set of one capability: its name in any case, with or without `CAP_`.
     pub fn named(name: &str) -> Option<Self> {
         let upper = name.to_ascii_uppercase();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use proto::cri;
+use serde::{Deserialize, Serialize};
 
 use super::capabilities::CapSet;
 use super::cdi;
@@ -220,6 +221,18 @@ pub struct HandlerFacts {
     pub propagation: PropagationWords,
     /// Where it can mount the container's cgroups.
     pub cgroup_mount: CgroupMount,
+    /// Who starts commands in its containers.
+    pub commands: Commands,
+}
+
+/// Who starts a command in a running container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commands {
+    /// The OCI runtime's `exec`.
+    ByRuntime,
+    /// The monitor's `enter`, where the OCI runtime leaves something out: youki 0.7 starts commands without the
+    /// container's filter of system calls, and outside of its user namespace.
+    ByMonitor,
 }
 
 /// Where an OCI runtime can mount the cgroups of a container.
@@ -242,7 +255,8 @@ pub enum PropagationWords {
 }
 
 /// Order of mask and value in a masked comparison of a system call filter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MaskedEqual {
     /// `value` is the mask, as in runc and crun.
     ValueIsMask,
@@ -260,6 +274,7 @@ impl Default for HandlerFacts {
             masked_equal: MaskedEqual::ValueIsMask,
             propagation: PropagationWords::Recursive,
             cgroup_mount: CgroupMount::Always,
+            commands: Commands::ByRuntime,
         }
     }
 }

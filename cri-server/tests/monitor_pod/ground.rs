@@ -9,8 +9,14 @@ use cri_server::host::monitor::{
     ContainerCgroup, CreateContainer, Event, Exec, ExecStdio, ExitRecord, Monitor, PodSetup, Runtime,
 };
 use cri_server::model::id::{ContainerId, PodId};
+use cri_server::monitor::protocol::Entry;
+use cri_server::spec::{Commands, MaskedEqual};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
+
+/// What containers may do.
+const CAPABILITIES: [&str; 6] =
+    ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_MKNOD", "CAP_SETGID", "CAP_SETUID"];
 
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -20,6 +26,7 @@ pub struct Ground {
     pub dir: tempfile::TempDir,
     pub pod: PodId,
     cgroup: String,
+    commands: Commands,
 }
 
 /// A container to be.
@@ -30,8 +37,19 @@ pub struct Plan {
 
 /// Runs `test` once for every OCI runtime that is installed.
 pub fn with_each_runtime<F: AsyncFn(&Ground, &Runtime) + Send + Clone + 'static>(test: F) {
-    for name in ["crun", "runc", "youki"] {
-        let Some(path) = find_program(name) else {
+    use Commands::{ByMonitor, ByRuntime};
+    with([("crun", ByRuntime), ("runc", ByRuntime), ("youki", ByMonitor)], test);
+}
+
+/// The same, where commands in containers are started by the monitor itself.
+pub fn with_each_runtime_entered<F: AsyncFn(&Ground, &Runtime) + Send + Clone + 'static>(test: F) {
+    with(["crun", "runc", "youki"].map(|name| (name, Commands::ByMonitor)), test);
+}
+
+fn with<F: AsyncFn(&Ground, &Runtime) + Send + Clone + 'static>(runtimes: [(&str, Commands); 3], test: F) {
+    for (name, commands) in runtimes {
+        let name = name.to_owned();
+        let Some(path) = find_program(&name) else {
             // youki is built by the set-up, and the end-to-end tests require it.
             let why = format!("the OCI runtime {name} is not installed");
             if name == "youki" {
@@ -43,6 +61,7 @@ pub fn with_each_runtime<F: AsyncFn(&Ground, &Runtime) + Send + Clone + 'static>
         };
         let test = test.clone();
         on_ground(async move |ground| {
+            ground.commands = commands;
             let args = if name == "crun" { vec!["--cgroup-manager=cgroupfs".into()] } else { Vec::new() };
             eprintln!("with {name}");
             test(ground, &Runtime { path: path.clone(), args, root: ground.path("oci") }).await;
@@ -61,7 +80,7 @@ pub fn with_one_runtime<F: AsyncFnOnce(&Ground, &Runtime) + Send + 'static>(test
 }
 
 /// Runs `test` in a mount namespace of its own, on a thread of its own.
-pub fn on_ground<F: AsyncFnOnce(&Ground) + Send + 'static>(test: F) {
+pub fn on_ground<F: AsyncFnOnce(&mut Ground) + Send + 'static>(test: F) {
     if !rustix::process::geteuid().is_root() {
         return skip("root is needed for namespaces, mounts and cgroups");
     }
@@ -74,8 +93,8 @@ pub fn on_ground<F: AsyncFnOnce(&Ground) + Send + 'static>(test: F) {
         hide_unified_cgroup();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let ground = Ground::new();
-            test(&ground).await;
+            let mut ground = Ground::new();
+            test(&mut ground).await;
         });
     };
     if let Err(panic) = std::thread::spawn(run).join() {
@@ -115,6 +134,7 @@ impl Ground {
             dir: tempfile::tempdir().unwrap(),
             pod: PodId::generate(),
             cgroup: format!("/berth-monitor-test-{}", PodId::generate().short()),
+            commands: Commands::ByRuntime,
         };
         for dir in ["pod", "oci", "containers", "rootfs/bin", "rootfs/proc", "rootfs/dev", "rootfs/tmp"] {
             std::fs::create_dir_all(ground.path(dir)).unwrap();
@@ -160,6 +180,20 @@ impl Ground {
             true => (at("").join("memory.events"), at("")),
             false => (at("memory").join("memory.oom_control"), at("freezer")),
         };
+        let all = || match cgroup_v2 {
+            true => vec![at("")],
+            false => std::fs::read_dir("/sys/fs/cgroup")
+                .unwrap()
+                .flatten()
+                .map(|entry| at(entry.file_name().to_str().unwrap()))
+                .collect(),
+        };
+        // As the handlers' facts have it.
+        let masks = match runtime.path.ends_with("youki") {
+            true => MaskedEqual::ValueTwoIsMask,
+            false => MaskedEqual::ValueIsMask,
+        };
+        let entry = (self.commands == Commands::ByMonitor).then(|| Entry { cgroups: all(), masks });
         let spec = CreateContainer {
             id,
             runtime: runtime.clone(),
@@ -177,6 +211,7 @@ impl Ground {
             kill_cgroup: false,
             exit_file: bundle.join("exit.json"),
             copy_of: None,
+            entry,
             identity: json!({"name": "c"}),
             bundle,
         };
@@ -237,8 +272,9 @@ fn config(script: &str, rootfs: &Path, cgroup: &str) -> Value {
         "process": {
             "user": {"uid": 0, "gid": 0},
             "args": ["/bin/sh", "-c", script],
-            "env": ["PATH=/bin"],
+            "env": ["PATH=/bin", "HOME=/"],
             "cwd": "/",
+            "capabilities": {"bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES},
         },
         "root": {"path": rootfs, "readonly": true},
         "mounts": [

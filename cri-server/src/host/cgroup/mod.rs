@@ -182,7 +182,8 @@ impl Cgroup {
         self.layout.mount(controller).map(|mount| self.path.below(mount))
     }
 
-    fn dirs(&self) -> Vec<PathBuf> {
+    /// Its directory in every hierarchy, whether it exists or not.
+    pub fn dirs(&self) -> Vec<PathBuf> {
         self.layout.mounts().into_iter().map(|mount| self.path.below(mount)).collect()
     }
 

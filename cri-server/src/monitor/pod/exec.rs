@@ -2,25 +2,27 @@
 //! is an event. The two cannot be taken for each other.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use super::calls::{Outcome, send_signal};
 use super::lifecycle::Claim;
 use super::{Child, Pod};
+use crate::enter;
 use crate::monitor::cgroup;
 use crate::monitor::connection::ReplyTo;
-use crate::monitor::container::Phase;
-use crate::monitor::invocation::{ExitStatus, Invocation, InvocationId, Purpose, Request, StandardFds};
-use crate::monitor::protocol::{Answer, Event, ExecEnd, ExecProcess, ExecState, Failure, FailureKind};
+use crate::monitor::container::{Phase, Process};
+use crate::monitor::invocation::{
+    ExitStatus, Invocation, InvocationId, Program, Purpose, Request, StandardFds,
+};
+use crate::monitor::protocol::{
+    Answer, CreateContainer, Entry, Event, ExecEnd, ExecProcess, ExecState, Failure, FailureKind,
+};
 
 /// Execs of one pod that run at once.
 const MAX_EXECS: usize = 1024;
 /// Ends of execs that are remembered for a daemon that was not connected.
 const MAX_ENDED: usize = 128;
-
-/// How the names of the sockets begin that youki makes for an exec.
-const YOUKI_SOCKET: &[u8] = b"tenant-notify-";
 
 /// An exec that has not ended.
 #[derive(Debug)]
@@ -45,6 +47,16 @@ impl ExecSession {
     }
 }
 
+/// What `cri-monitor enter` has to know of the container.
+fn entry_arguments(container: &CreateContainer, entry: &Entry, main: &Process) -> Vec<OsString> {
+    let mut arguments = vec![OsString::from("--bundle"), container.bundle.clone().into()];
+    arguments.extend(["--pid".into(), main.pid.to_string().into()]);
+    arguments.extend(["--masks".into(), enter::masks_word(entry.masks).into()]);
+    let cgroups = entry.cgroups.iter();
+    arguments.extend(cgroups.flat_map(|directory| ["--cgroup".into(), directory.clone().into()]));
+    arguments
+}
+
 impl Pod {
     pub(super) fn exec(&mut self, reply: ReplyTo, exec: ExecProcess, fds: Vec<OwnedFd>) -> Outcome {
         let refuse = |kind, message: String| Err(Failure::new(kind, message));
@@ -64,25 +76,31 @@ impl Pod {
                 return refuse(FailureKind::InvalidArgument, "an exec needs three descriptors".into());
             }
         };
-        let container = self.container(&exec.container_id)?;
-        let running = matches!(&container.phase, Phase::Alive(process) if process.start.at().is_some());
-        if !running || container.deletion.is_some() {
-            let message = format!("container {} is not running", exec.container_id);
-            return refuse(FailureKind::FailedPrecondition, message);
-        }
+        self.container(&exec.container_id)?;
+        let container = &self.containers[&exec.container_id];
+        let main = match &container.phase {
+            Phase::Alive(process) if process.start.at().is_some() && container.deletion.is_none() => process,
+            _ => {
+                let message = format!("container {} is not running", exec.container_id);
+                return refuse(FailureKind::FailedPrecondition, message);
+            }
+        };
         let owner = container.spec.stdio_owner;
         stdio.give_to(owner).map_err(|error| Failure::io("giving the exec its pipes", error))?;
-        let (runtime, program) = (container.spec.runtime.clone(), container.program.clone());
+        let (program, mut arguments) = match &container.spec.entry {
+            None => {
+                let runtime = Program::Runtime(&container.spec.runtime, container.program.as_deref());
+                (runtime, vec![OsString::from("exec"), "--detach".into()])
+            }
+            Some(entry) => {
+                (Program::Enter(main.pidfd.as_fd()), entry_arguments(&container.spec, entry, main))
+            }
+        };
+        arguments.extend(["--process".into(), exec.process.into()]);
         let (number, invocation) = self.launcher.launch(Request {
-            runtime: &runtime,
-            program: program.as_deref(),
+            program,
             purpose: Purpose::Exec(exec.exec_id.clone()),
-            arguments: vec![
-                OsString::from("exec"),
-                "--detach".into(),
-                "--process".into(),
-                exec.process.into(),
-            ],
+            arguments,
             container: &exec.container_id,
             reply: Some(reply),
             stdio,
@@ -95,30 +113,7 @@ impl Pod {
         Ok(None)
     }
 
-    pub(super) fn exec_finished(&mut self, id: &str, invocation: Invocation, status: ExitStatus) {
-        let container = self.execs.get(id).map(|session| session.container.clone());
-        self.settle_exec(id, invocation, status);
-        if let Some(container) = container {
-            self.remove_sockets(&container);
-        }
-    }
-
-    /// youki leaves a socket of each exec beside its state of the container: of no use once none is being started.
-    fn remove_sockets(&self, container: &str) {
-        let starting = |session: &ExecSession| {
-            session.container == container && matches!(session.phase, ExecPhase::Starting(_))
-        };
-        let Some(spec) = self.containers.get(container).map(|container| &container.spec) else { return };
-        if self.execs.values().any(starting) {
-            return;
-        }
-        let entries = std::fs::read_dir(spec.runtime.root.join(container)).into_iter().flatten().flatten();
-        for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(YOUKI_SOCKET)) {
-            let _gone_with_the_container = std::fs::remove_file(entry.path());
-        }
-    }
-
-    fn settle_exec(&mut self, id: &str, mut invocation: Invocation, status: ExitStatus) {
+    pub(super) fn exec_finished(&mut self, id: &str, mut invocation: Invocation, status: ExitStatus) {
         let claimed = match status {
             ExitStatus::Code(0) if !invocation.aborted => self.claim_exec(&invocation),
             _ => Err(invocation.failure(status, "")),

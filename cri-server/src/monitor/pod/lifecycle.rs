@@ -15,7 +15,7 @@ use crate::monitor::cgroup;
 use crate::monitor::clock::now_ns;
 use crate::monitor::connection::ReplyTo;
 use crate::monitor::container::{Container, Phase, Process, Start};
-use crate::monitor::invocation::{ExitStatus, Invocation, Purpose, Request, StandardFds};
+use crate::monitor::invocation::{ExitStatus, Invocation, Program, Purpose, Request, StandardFds};
 use crate::monitor::log::{LineSplitter, LogFile, Newlines, StreamName};
 use crate::monitor::output::{Output, Scratch};
 use crate::monitor::protocol::{Answer, CreateContainer, Event, Failure, FailureKind, Runtime};
@@ -53,8 +53,7 @@ impl Pod {
         let arguments = vec![OsString::from("create"), "--bundle".into(), spec.bundle.clone().into()];
         let id = spec.id.to_string();
         let (number, invocation) = self.launcher.launch(Request {
-            runtime: &spec.runtime,
-            program: program.as_deref(),
+            program: Program::Runtime(&spec.runtime, program.as_deref()),
             purpose: Purpose::Create(id.clone()),
             arguments,
             container: &id,
@@ -284,8 +283,7 @@ impl Pod {
     ) -> Result<(), Failure> {
         let program = self.containers.get(id).and_then(|container| container.program.clone());
         let (number, invocation) = self.launcher.launch(Request {
-            runtime,
-            program: program.as_deref(),
+            program: Program::Runtime(runtime, program.as_deref()),
             purpose,
             arguments: verb.iter().map(OsString::from).collect(),
             container: id,
