@@ -7,9 +7,10 @@ use std::path::Path;
 use proto::cni::result::{Dns, IpConfig};
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
+use super::Given;
 use super::conf::{HostLocalConf, data_dir};
 use super::owners::Held;
-use super::pool::{self, Pool};
+use super::pool::{self, Past, Pool};
 use super::range::RangeSet;
 use super::store::{Reservation, Store};
 use crate::net::netns::NetNs;
@@ -29,7 +30,7 @@ impl HostLocal {
         request: &Request,
         attachment: &Attachment,
         netns: &Path,
-    ) -> Result<CniResult, CniError> {
+    ) -> Result<Given, CniError> {
         request.args.expect_only(&["IP", "MAC", "GATEWAY"])?;
         let conf = HostLocalConf::parse(request)?;
         let dns = conf.resolv_conf.as_deref().map(read_resolv_conf).transpose()?.unwrap_or_default();
@@ -45,18 +46,22 @@ impl HostLocal {
         // Before the addresses: killed in between, DEL finds what there is.
         store.noted(store.owners().write(attachment, &held))?;
         let fresh = |choice: &&Choice| !choice.held;
+        let mut past = if choices.iter().any(|choice| choice.held) { Past::Unknown } else { Past::Unused };
         for choice in choices.iter().filter(fresh) {
-            let taken = store.reserve(choice.address, attachment, choice.number).and_then(|()| {
-                Pool::new(&store, &conf.sets[choice.number], choice.number).took(choice.address)
-            });
-            if let Err(error) = taken {
-                // All or nothing; what cannot be undone now, DEL will.
-                let _ = choices.iter().filter(fresh).try_for_each(|choice| store.release(choice.address));
-                return Err(error.into());
+            let pool = Pool::new(&store, &conf.sets[choice.number], choice.number);
+            match pool.take(choice.address, attachment) {
+                Ok(Past::Unused) => {}
+                Ok(Past::Unknown) => past = Past::Unknown,
+                Err(error) => {
+                    // All or nothing; what cannot be undone now, DEL will.
+                    let _ = choices.iter().filter(fresh).try_for_each(|choice| store.release(choice.address));
+                    return Err(error.into());
+                }
             }
         }
         let ips = choices.into_iter().map(|choice| choice.ip).collect();
-        Ok(CniResult { ips, routes: conf.routes, dns, ..CniResult::default() })
+        let result = CniResult { ips, routes: conf.routes, dns, ..CniResult::default() };
+        Ok(Given { result, past })
     }
 
     /// The addresses that the attachment holds, as far as they were noted.
@@ -101,7 +106,7 @@ impl Plugin for HostLocal {
     }
 
     fn add(&self, request: &Request, attachment: &Attachment, netns: &Path) -> Result<CniResult, CniError> {
-        self.allocate(request, attachment, netns)
+        self.allocate(request, attachment, netns).map(|given| given.result)
     }
 
     fn del(&self, request: &Request, attachment: &Attachment, _: Option<&Path>) -> Result<(), CniError> {
@@ -293,10 +298,10 @@ mod tests {
     }
 
     fn add(request: &Request, container: &str) -> Result<String, String> {
-        let result = HostLocal
+        let given = HostLocal
             .allocate(request, &attachment(container), Path::new(""))
             .map_err(|error| error.to_string())?;
-        Ok(result.ips.iter().map(|ip| ip.address.to_string()).collect::<Vec<_>>().join(" "))
+        Ok(given.result.ips.iter().map(|ip| ip.address.to_string()).collect::<Vec<_>>().join(" "))
     }
 
     #[test]

@@ -19,19 +19,33 @@ use proto::cni::{Attachment, CniError, CniResult, Plugin, Request, Verb};
 use crate::net::exec;
 use fixed::Static;
 use host_local::HostLocal;
+pub use pool::Past;
+
+/// What an attachment got.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// Addresses, routes and name servers.
+    pub result: CniResult,
+    /// Of all the addresses.
+    pub past: Past,
+}
 
 /// Gets addresses for an attachment. Whoever fails after this must [`del`].
 ///
 /// # Errors
 /// The IPAM plugin's.
-pub fn add(request: &Request, attachment: &Attachment, netns: &Path) -> Result<CniResult, CniError> {
+pub fn add(request: &Request, attachment: &Attachment, netns: &Path) -> Result<Given, CniError> {
+    let unknown = |result| Given { result, past: Past::Unknown };
     match chosen(request)? {
-        Chosen::Own(plugin) => plugin.add(request, attachment, netns),
+        Chosen::Own(plugin) if plugin.name() == HostLocal.name() => {
+            HostLocal.allocate(request, attachment, netns)
+        }
+        Chosen::Own(plugin) => plugin.add(request, attachment, netns).map(unknown),
         Chosen::Foreign(plugin) => {
             supported(&plugin)?;
             let program = exec::find(&plugin, &request.path)?;
             let finished = exec::run(&program, Verb::Add, &request.conf.to_bytes())?;
-            Ok(finished.output(&plugin).result(request.conf.version)?.1)
+            Ok(unknown(finished.output(&plugin).result(request.conf.version)?.1))
         }
     }
 }

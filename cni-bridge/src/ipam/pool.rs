@@ -12,12 +12,23 @@ use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use proto::cni::Attachment;
+
 use super::bitmap::Bitmap;
 use super::range::RangeSet;
 use super::store::{Store, StoreError};
 
 /// Sets with more addresses than this are so large that the next one is almost always free.
 const MAX_INDEXED: u128 = 1 << 24;
+
+/// What is known of an address before it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Past {
+    /// Nobody had it since the host began to run.
+    Unused,
+    /// Somebody may have had it.
+    Unknown,
+}
 
 /// A range set of a locked store.
 #[derive(Debug)]
@@ -56,15 +67,44 @@ impl<'a> Pool<'a> {
         self.search(&mut taken, start, spared)
     }
 
-    /// Notes that an address was given.
+    /// Reserves an address that is not held.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn took(&self, address: IpAddr) -> Result<(), StoreError> {
-        if let (Some(mut taken), Some(position)) = (self.index()?, self.position(address)) {
+    pub fn take(&self, address: IpAddr, owner: &Attachment) -> Result<Past, StoreError> {
+        let before = self.start()?;
+        self.store.reserve(address, owner, self.number)?;
+        let Some(position) = self.position(address) else { return Ok(Past::Unknown) };
+        if let Some(mut taken) = self.index()? {
             self.io(taken.insert(position))?;
         }
-        Ok(())
+        // What cannot be noted is unknown the next time.
+        Ok(self.pass(before, position as u64).unwrap_or(Past::Unknown))
+    }
+
+    /// Whether an address was given in this boot before, and a note that it is given now: in the file `.given.<set>`,
+    /// the positions that none was given from on, and the one after the last that was. Another plugin that gives
+    /// addresses moves only the last one on disk, and then nothing is known of any.
+    fn pass(&self, before: u128, position: u64) -> Result<Past, StoreError> {
+        let name = format!(".given.{}", self.number);
+        let using = |error| self.store.failed("using", &name, error);
+        let file = self.store.state_file(&name)?;
+        let mut bytes = [0; 24];
+        let word = |bytes: &[u8; 24], at: usize| {
+            u64::from_ne_bytes(bytes[at * 8..][..8].try_into().expect("eight bytes"))
+        };
+        let unused_from = match file.read_exact_at(&mut bytes, 0) {
+            Ok(()) if word(&bytes, 0) == self.fingerprint() && u128::from(word(&bytes, 2)) == before => {
+                word(&bytes, 1)
+            }
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.store.is_new()? => 0,
+            Ok(()) | Err(_) => u64::MAX,
+        };
+        let next = (u128::from(position) + 1) % self.set.size();
+        let next = u64::try_from(next).unwrap_or(u64::MAX);
+        let words = [self.fingerprint(), unused_from.max(position.saturating_add(1)), next];
+        file.write_all_at(&words.map(u64::to_ne_bytes).concat(), 0).map_err(using)?;
+        Ok(if position >= unused_from { Past::Unused } else { Past::Unknown })
     }
 
     /// Notes that an address has rested.
@@ -252,6 +292,32 @@ mod tests {
         let six = range("fd00::/64", "fd00::1", "fd00::ffff:ffff:ffff:ffff", "fd00::1");
         check(six.clone(), "", "fd00::2");
         check(six, "fd00::ffff:ffff:ffff:ffff", "fd00::2");
+    }
+
+    #[test]
+    fn what_nobody_had_in_this_boot_is_known() {
+        let set = RangeSet(vec![range("10.1.0.0/28", "10.1.0.2", "10.1.0.9", "10.1.0.1")]);
+        let dir = tempfile::tempdir().unwrap();
+        let network = dir.path().join("n");
+        let take = |low: u8| {
+            let (store, address) = (Store::open(dir.path(), "n").unwrap(), IpAddr::from([10, 1, 0, low]));
+            let past = Pool::new(&store, &set, 0).take(address, &owner()).unwrap();
+            store.retire(address).unwrap();
+            past
+        };
+        assert_eq!([2, 3, 5].map(take), [Past::Unused; 3]);
+        assert_eq!([3, 4, 5, 2].map(take), [Past::Unknown; 4]);
+        assert_eq!([6, 6].map(take), [Past::Unused, Past::Unknown]);
+        // Another plugin gave one.
+        std::fs::write(network.join("last_reserved_ip.0"), "10.1.0.8").unwrap();
+        assert_eq!([9, 7].map(take), [Past::Unknown; 2]);
+        // After a reboot nobody had any, wherever the round begins.
+        std::fs::write(network.join(".boot"), "another").unwrap();
+        assert_eq!([8, 9, 8, 2].map(take), [Past::Unused, Past::Unused, Past::Unknown, Past::Unknown]);
+        // What was given before there were notes is unknown.
+        std::fs::remove_file(network.join(".given.0")).unwrap();
+        std::fs::remove_file(network.join(".new")).unwrap();
+        assert_eq!([9, 9].map(take), [Past::Unknown; 2]);
     }
 
     proptest! {

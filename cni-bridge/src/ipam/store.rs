@@ -26,6 +26,7 @@ use crate::net::netns;
 const DRAFT: &str = ".draft";
 const BOOT: &str = ".boot";
 const COOLING: &str = ".cooling";
+const NEW: &str = ".new";
 
 /// The locked reservations of one network.
 #[derive(Debug)]
@@ -133,14 +134,25 @@ impl Store {
             own.map(|found| found.address).try_for_each(|address| self.release(address))?;
             self.noted(self.owners().remove(&attachment))?;
         }
-        for entry in self.names()?.iter().filter(|name| name.starts_with(".taken.") || *name == COOLING) {
-            self.unlink(entry)?;
-        }
-        Ok(())
+        let of_boot = |name: &&String| {
+            name.starts_with(".taken.")
+                || name.starts_with(".given.")
+                || [COOLING, NEW].contains(&name.as_str())
+        };
+        self.names()?.iter().filter(of_boot).try_for_each(|name| self.unlink(name))
     }
 
     fn note_boot(&self) -> Result<(), StoreError> {
+        self.write_whole(NEW, b"")?;
         self.write_whole(BOOT, self.boot.as_bytes())
+    }
+
+    /// Whether all that was given in this boot was given by a plugin that notes it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn is_new(&self) -> Result<bool, StoreError> {
+        Ok(self.read(NEW)?.is_some())
     }
 
     /// The boot that the store is of.

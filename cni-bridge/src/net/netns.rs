@@ -98,7 +98,7 @@ impl NetNs {
             std::io::ErrorKind::NotFound => NetNsError::Gone(path.to_owned()),
             _ => failed(error),
         })?;
-        Ok(Self { file, path: path.to_owned(), parameters: RefCell::default() })
+        Ok(Self { file, path: path.to_owned(), parameters: RefCell::new(sysctl::Held::of_pod()) })
     }
 
     /// Whether it is the namespace that this process runs in.

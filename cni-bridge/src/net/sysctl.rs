@@ -1,25 +1,44 @@
 //! Kernel parameters under `/proc/sys/net` of the calling thread's network namespace.
 //!
 //! The directories below it have one name and as many faces as there are namespaces, which the kernel goes through one
-//! by one at each lookup: a millisecond with a thousand pods. So they are held open.
+//! by one at each lookup: a millisecond with a thousand pods. So they are held open, and those of a pod are looked up in
+//! an instance of proc of their own, where nobody else's were looked up before.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use super::error::NetError;
 
-/// Directories of one namespace, such as `ipv4`, held open.
-pub(super) type Held = BTreeMap<String, OwnedFd>;
+/// What is held open of one namespace.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    instance: Instance,
+    /// Such as `ipv4`.
+    directories: BTreeMap<String, OwnedFd>,
+}
+
+/// Where the directories are looked up.
+#[derive(Debug, Default)]
+enum Instance {
+    /// In `/proc`.
+    #[default]
+    Common,
+    /// In one that is mounted nowhere, once something is looked up.
+    Own,
+    /// In this one.
+    Mounted(OwnedFd),
+}
 
 thread_local! {
     /// Those of the namespace that the thread is in.
-    static HELD: RefCell<Held> = const { RefCell::new(BTreeMap::new()) };
+    static HELD: RefCell<Held> = const { RefCell::new(Held::common()) };
 }
 
 /// Sets `key`, given as a path below `/proc/sys/net` such as `ipv4/ip_forward`.
@@ -88,13 +107,50 @@ fn open(key: &str, flags: OFlags) -> io::Result<File> {
         return Ok(rustix::fs::open(path(key), flags | OFlags::CLOEXEC, Mode::empty())?.into());
     };
     HELD.with_borrow_mut(|held| {
-        if !held.contains_key(top) {
-            let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            held.insert(top.to_owned(), rustix::fs::openat(CWD, path(top), directory, Mode::empty())?);
+        if !held.directories.contains_key(top) {
+            let directory = held.instance.open(top)?;
+            held.directories.insert(top.to_owned(), directory);
         }
-        let file = rustix::fs::openat(&held[top], rest, flags | OFlags::CLOEXEC, Mode::empty())?;
+        let file = rustix::fs::openat(&held.directories[top], rest, flags | OFlags::CLOEXEC, Mode::empty())?;
         Ok(file.into())
     })
+}
+
+impl Held {
+    const fn common() -> Self {
+        Self { instance: Instance::Common, directories: BTreeMap::new() }
+    }
+
+    /// Nothing yet, of a namespace that is one of many.
+    pub(super) const fn of_pod() -> Self {
+        Self { instance: Instance::Own, directories: BTreeMap::new() }
+    }
+}
+
+impl Instance {
+    fn open(&mut self, top: &str) -> io::Result<OwnedFd> {
+        let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if matches!(self, Self::Own) {
+            // Where it cannot be had, the common one serves as well, if not as fast.
+            *self = mount().map_or(Self::Common, Self::Mounted);
+        }
+        Ok(match self {
+            Self::Mounted(proc) => {
+                rustix::fs::openat(&*proc, Path::new("sys/net").join(top), directory, Mode::empty())?
+            }
+            Self::Common | Self::Own => rustix::fs::openat(CWD, path(top), directory, Mode::empty())?,
+        })
+    }
+}
+
+/// An instance of proc that goes with its descriptor.
+fn mount() -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    Ok(rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
 fn path(key: &str) -> PathBuf {

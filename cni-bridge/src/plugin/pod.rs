@@ -9,7 +9,7 @@ use proto::cni::result::{Dns, Interface, Route};
 use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Request, SpecVersion};
 
 use super::damaged;
-use crate::ipam;
+use crate::ipam::{self, Given};
 use crate::net::addr::Search;
 use crate::net::link::{self, Link};
 use crate::net::netns::{NetNs, NetNsError};
@@ -46,8 +46,9 @@ pub fn addresses(
     attachment: &Attachment,
     netns: &Path,
     dns: &Dns,
-) -> Result<CniResult, CniError> {
-    let mut result = ipam::add(request, attachment, netns)?;
+) -> Result<Given, CniError> {
+    let mut given = ipam::add(request, attachment, netns)?;
+    let result = &mut given.result;
     result.interfaces.clear();
     if result.ips.is_empty() {
         return Err(CniError::new(ErrorCode::PLUGIN, "the IPAM plugin returned no address"));
@@ -55,7 +56,7 @@ pub fn addresses(
     if !dns.is_empty() {
         result.dns = dns.clone();
     }
-    Ok(result)
+    Ok(given)
 }
 
 /// The next hop of a route in the result: its own, or for a route of no link scope the subnet's gateway.

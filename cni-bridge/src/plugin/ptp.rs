@@ -126,7 +126,7 @@ fn connect(
         pod::prepare(ifname, Router::Host, Duplicates::Impossible);
         Socket::route()
     })??;
-    let mut result = pod::addresses(request, attachment, netns.path(), &conf.dns)?;
+    let mut result = pod::addresses(request, attachment, netns.path(), &conf.dns)?.result;
     for ip in &mut result.ips {
         ip.gateway = Some(gateway(ip)?);
     }

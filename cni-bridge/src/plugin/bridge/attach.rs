@@ -9,6 +9,7 @@ use proto::cni::{Attachment, CniError, CniResult, Request};
 
 use super::conf::{BridgeConf, ContainerLink, Gateway};
 use super::{port, switch};
+use crate::ipam::Past;
 use crate::ipam::range::{is_tiny, offset};
 use crate::net::link::{self, Link, VethPair};
 use crate::net::netns::NetNs;
@@ -41,7 +42,7 @@ pub fn add(
         group: Owner::draft_group(request.conf.name.as_str()),
     };
     veth::make(&mut host, &pair, &owner, netns)?;
-    let mut work = Attaching { request, conf, attachment, netns, owner, host, bridge };
+    let mut work = Attaching { request, conf, attachment, netns, owner, host, bridge, past: Past::Unknown };
     let outcome = work.connect();
     if outcome.is_err() {
         // The first error is the one to report; what is left, DEL will find.
@@ -59,6 +60,8 @@ struct Attaching<'a> {
     owner: Owner,
     host: Socket,
     bridge: Link,
+    /// Of the pod's addresses.
+    past: Past,
 }
 
 impl Attaching<'_> {
@@ -89,11 +92,13 @@ impl Attaching<'_> {
     }
 
     /// What the IPAM plugin gives, with gateway and default route as configured.
-    fn addresses(&self) -> Result<CniResult, CniError> {
+    fn addresses(&mut self) -> Result<CniResult, CniError> {
         if !self.conf.has_ipam {
             return Ok(CniResult { dns: self.conf.dns.clone(), ..CniResult::default() });
         }
-        let mut result = pod::addresses(self.request, self.attachment, self.netns.path(), &self.conf.dns)?;
+        let given = pod::addresses(self.request, self.attachment, self.netns.path(), &self.conf.dns)?;
+        let mut result = given.result;
+        self.past = given.past;
         for ip in &mut result.ips {
             if self.conf.gateway == Gateway::No {
                 continue;
@@ -187,8 +192,11 @@ impl Attaching<'_> {
         if self.conf.duplicates == Duplicates::LookedFor {
             pod::await_search(inside, pod_end)?;
         }
-        // What was announced when the link came up ended at the port, which was not open yet.
-        inside.apply(&[link::set_same_mac(pod_end)])?;
+        // What was announced when the link came up ended at the port, which was not open yet. All ports of the bridge hear
+        // it, so it is left out where nobody can have heard of another who had the addresses.
+        if self.past == Past::Unknown || self.conf.gateway == Gateway::No {
+            inside.apply(&[link::set_same_mac(pod_end)])?;
+        }
         Ok(host_end)
     }
 

@@ -136,7 +136,8 @@ impl Attaching<'_> {
 
     fn addresses(&self) -> Result<CniResult, CniError> {
         if self.conf.has_ipam {
-            return pod::addresses(self.request, self.attachment, self.netns.path(), &self.conf.dns);
+            let given = pod::addresses(self.request, self.attachment, self.netns.path(), &self.conf.dns);
+            return given.map(|given| given.result);
         }
         // Chained: the addresses are those of the plugin before.
         let previous = request_result(self.request, self.conf)?;
