@@ -1,5 +1,8 @@
 //! User, groups, capabilities, the promise of no new privileges, and the filter of system calls.
 
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{FileType, Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::filter::Filter;
@@ -7,8 +10,28 @@ use super::sys;
 use crate::spec::capabilities::CapSet;
 use crate::spec::oci::{Capabilities, Process};
 
+/// Becomes root of the user namespace that was joined: the node's root is nobody there.
+pub fn become_root() -> Result<(), String> {
+    let become_root = || {
+        rustix::thread::set_thread_groups(&[])?;
+        rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+        rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+    };
+    become_root().map_err(|error| format!("becoming root of the container's user namespace: {error}"))
+}
+
+/// Lets the process's user open its pipes again, as `/dev/stdout` for example. What cannot be had is no obstacle.
+pub fn give_pipes(process: &Process) {
+    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let is_pipe = |status: rustix::fs::Stat| FileType::from_raw_mode(status.st_mode) == FileType::Fifo;
+        if rustix::fs::fstat(fd).is_ok_and(is_pipe) {
+            let _some_are_of_others = rustix::fs::fchown(fd, Some(Uid::from_raw(process.user.uid)), None);
+        }
+    }
+}
+
 /// Becomes the process's user, for good. The filter comes first where loading it takes a capability that is given up
-/// here, and last where it does not.
+/// here; what is called from then on, it must allow.
 pub fn take(process: &Process, filter: Option<&Filter>) -> Result<(), String> {
     if !process.no_new_privileges {
         load(filter)?;
@@ -16,7 +39,16 @@ pub fn take(process: &Process, filter: Option<&Filter>) -> Result<(), String> {
     let sets = &process.capabilities;
     drop_bounding(set_of("bounding", &sets.bounding)?)?;
     become_user(process)?;
-    limit(sets)?;
+    limit(sets)
+}
+
+/// The last steps before the exec: tells `parent`, which must be there for that, and is outlived from here on; promises
+/// no new privileges, and loads the filter where that needs nothing else.
+pub fn renounce(process: &Process, filter: Option<&Filter>, parent: &OwnedFd) -> Result<(), String> {
+    let ready = rustix::io::write(parent, super::READY);
+    ready.map_err(|error| format!("telling that the process is ready: {error}"))?;
+    rustix::process::set_parent_process_death_signal(None)
+        .map_err(|error| format!("untying the process: {error}"))?;
     if process.no_new_privileges {
         rustix::thread::set_no_new_privs(true)
             .map_err(|error| format!("promising no new privileges: {error}"))?;
@@ -56,8 +88,8 @@ fn drop_bounding(kept: CapabilitySet) -> Result<(), String> {
 
 fn become_user(process: &Process) -> Result<(), String> {
     let user = &process.user;
-    let (uid, gid) = (rustix::fs::Uid::from_raw(user.uid), rustix::fs::Gid::from_raw(user.gid));
-    let groups: Vec<_> = user.additional_gids.iter().map(|gid| rustix::fs::Gid::from_raw(*gid)).collect();
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    let groups: Vec<_> = user.additional_gids.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let become_it = || {
         rustix::thread::set_keep_capabilities(true)?;
         rustix::thread::set_thread_groups(&groups)?;

@@ -2,7 +2,7 @@
 //!
 //! What a profile means is what it means to runc and libseccomp: names that an architecture lacks are passed over,
 //! and so are rules that say the same as the default; a call of an architecture that the profile does not list
-//! kills the thread. Where several rules name a call, one without conditions decides alone, else the first whose
+//! kills the thread. Where several rules name a call, one without conditions decides alone, else the strictest whose
 //! conditions hold. Pure: no I/O, and nothing about who installs the program.
 
 mod abi;
@@ -71,22 +71,22 @@ fn flags(names: &[String]) -> Result<libc::c_ulong, FilterError> {
         "SECCOMP_FILTER_FLAG_TSYNC" => Ok(libc::SECCOMP_FILTER_FLAG_TSYNC),
         "SECCOMP_FILTER_FLAG_LOG" => Ok(libc::SECCOMP_FILTER_FLAG_LOG),
         "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => Ok(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW),
-        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => Ok(libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV),
+        // About waiting for a listener. There is none here, and the kernel refuses the bit without one.
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => Ok(0),
         _ => Err(FilterError::invalid(format!("flags[{index}]"), format!("{name:?} is not a flag"))),
     };
     names.iter().enumerate().map(flag).try_fold(0, |all, one| Ok(all | one?))
 }
 
 /// One table for each architecture that the kernel tells apart, the native one first.
-fn tables<'a>(abis: &[Abi], rules: &'a Rules<'_>) -> Vec<Table<'a>> {
-    let by_name = rules.by_name();
+fn tables(abis: &[Abi], rules: &Rules<'_>) -> Vec<Table> {
     let mut audits: Vec<u32> = abis.iter().map(|abi| abi.audit()).collect();
     audits.dedup();
-    audits.into_iter().map(|audit| Table::new(audit, abis, rules.default, &by_name)).collect()
+    audits.into_iter().map(|audit| Table::new(audit, abis, rules)).collect()
 }
 
 /// Finds the table of the call's architecture.
-fn program(tables: &[Table<'_>]) -> Vec<libc::sock_filter> {
+fn program(tables: &[Table]) -> Vec<libc::sock_filter> {
     let mut code = Code::default();
     let mut start = code.ret(libc::SECCOMP_RET_KILL_THREAD);
     for table in tables.iter().rev() {

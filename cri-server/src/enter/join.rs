@@ -68,9 +68,18 @@ pub fn move_into(cgroups: &[File], pid: i32) -> Result<(), String> {
         .map_err(|error| format!("joining the container's cgroup: {error}"))
 }
 
+/// Whose ids are in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Users {
+    /// The node's.
+    OfNode,
+    /// Those of a user namespace.
+    OfPod,
+}
+
 /// Joins all namespaces of the main process in one step; that of processes is for children only. A user namespace
 /// that is this process's own already cannot be joined.
-pub fn namespaces(arguments: &Arguments) -> Result<(), String> {
+pub fn namespaces(arguments: &Arguments) -> Result<Users, String> {
     let main = arguments.pid;
     let identity = |path: String| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
     let has = |kind: &str| identity(format!("/proc/self/ns/{kind}")).is_ok();
@@ -78,16 +87,19 @@ pub fn namespaces(arguments: &Arguments) -> Result<(), String> {
         .into_iter()
         .filter(|(kind, _)| has(kind))
         .fold(ThreadNameSpaceType::empty(), |kinds, (_, kind)| kinds | kind);
+    let mut users = Users::OfNode;
     if has("user") {
         let theirs = identity(format!("/proc/{main}/ns/user"));
         let theirs = theirs.map_err(|error| format!("the container's main process {main}: {error}"))?;
         if identity("/proc/self/ns/user".into()).ok() != Some(theirs) {
             kinds |= ThreadNameSpaceType::USER;
+            users = Users::OfPod;
         }
     }
     let pidfd: BorrowedFd<'_> = sys::inherited(arguments.pidfd);
     rustix::thread::move_into_thread_name_spaces(pidfd, kinds)
-        .map_err(|error| format!("joining the namespaces of the container's main process {main}: {error}"))
+        .map_err(|error| format!("joining the namespaces of the container's main process {main}: {error}"))?;
+    Ok(users)
 }
 
 #[cfg(test)]

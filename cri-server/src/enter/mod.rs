@@ -19,6 +19,7 @@ mod program;
 mod sys;
 mod terminal;
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
@@ -37,12 +38,15 @@ use crate::spec::oci::{Process, Seccomp};
 use arguments::Arguments;
 pub use arguments::masks_word;
 use filter::Filter;
+use join::Users;
 
 /// The first argument that chooses this program.
 pub const VERB: &str = "enter";
 
 /// Longest message of the child, bytes.
 const REPORT: usize = 4096;
+/// What the child says last, if all is well.
+const READY: &[u8] = b"\0ready";
 
 /// The program; `arguments` are those after the verb.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -75,20 +79,22 @@ struct Command {
     /// The node's /proc.
     proc: OwnedFd,
     console: Option<UnixStream>,
+    users: Users,
 }
 
 fn enter(arguments: &Arguments) -> Result<(), String> {
-    let command = Command {
+    let mut command = Command {
         process: read_json(&arguments.process)?,
         filter: read_filter(arguments)?,
         proc: open_directory("/proc")?,
         console: arguments.console.as_ref().map(connect).transpose()?,
+        users: Users::OfNode,
     };
     let named = create(&arguments.pid_file)
         .map_err(|error| format!("making {}: {error}", arguments.pid_file.display()))?;
     let cgroups = join::open_cgroups(&arguments.cgroups, arguments.pid)?;
     leave_node(&command.process)?;
-    join::namespaces(arguments)?;
+    command.users = join::namespaces(arguments)?;
     let pair =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
     let (near, far) = pair.map_err(|error| format!("making a socket pair: {error}"))?;
@@ -100,7 +106,8 @@ fn enter(arguments: &Arguments) -> Result<(), String> {
                 Ok(never) => match never {},
             };
             let text = &reason.as_bytes()[..reason.len().min(REPORT)];
-            let _parent_gone = rustix::net::send(&far, text, SendFlags::NOSIGNAL);
+            // Filters allow this more often than what is for sockets alone.
+            let _parent_gone = rustix::io::write(&far, text);
             exit_now(1)
         }
         Fork::Parent(child) => {
@@ -126,54 +133,79 @@ fn name(mut file: &File, child: i32) -> Result<(), String> {
     file.write_all(child.to_string().as_bytes()).map_err(|error| format!("naming the process: {error}"))
 }
 
-/// Lets the child go on, and waits for its exec.
+/// Lets the child go on, and waits until it has become the command.
 fn release(child: &OwnedFd) -> Result<(), String> {
     // One that has ended says no more than that.
     let _ended = rustix::net::send(child, b"go", SendFlags::NOSIGNAL);
-    match receive(child) {
-        Ok(report) if report.is_empty() => Ok(()),
-        Ok(report) => Err(String::from_utf8_lossy(&report).into_owned()),
-        Err(error) => Err(format!("waiting for the exec: {error}")),
+    let mut ready = false;
+    loop {
+        match receive(child).map_err(|error| format!("waiting for the exec: {error}"))?.as_slice() {
+            [] if ready => return Ok(()),
+            [] => return Err("the process was killed before it became the command".into()),
+            READY => ready = true,
+            report => return Err(String::from_utf8_lossy(report).into_owned()),
+        }
     }
 }
 
+/// What is left of it is reaped by the monitor: where it is frozen, it does not end now.
 fn end(child: i32) {
-    let Some(child) = Pid::from_raw(child) else { return };
-    let _ended_already = rustix::process::kill_process(child, Signal::KILL);
-    let _reaped = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
+    if let Some(child) = Pid::from_raw(child) {
+        let _ended_already = rustix::process::kill_process(child, Signal::KILL);
+    }
 }
 
 /// The child, from the fork to the exec.
-fn begin(command: &Command, parent: &OwnedFd) -> Result<std::convert::Infallible, String> {
-    let said = |what: &'static str| move |error: rustix::io::Errno| format!("{what}: {error}");
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(said("tying the process"))?;
+fn begin(command: &Command, parent: &OwnedFd) -> Result<Infallible, String> {
+    tie()?;
     if receive(parent).map_err(|error| format!("waiting for the cgroups: {error}"))?.is_empty() {
         return Err("its maker is gone".into());
     }
-    rustix::process::setsid().map_err(said("making a session"))?;
     let process = &command.process;
+    if command.users == Users::OfPod {
+        credentials::become_root()?;
+        tie()?;
+    }
+    rustix::process::setsid().map_err(|error| format!("making a session: {error}"))?;
     if process.terminal {
         let console = command.console.as_ref().ok_or("a terminal needs --console-socket")?;
         terminal::make(process, &command.proc, console)?;
     }
     label(process, &command.proc)?;
+    credentials::give_pipes(process);
+    // Nothing of the node is open any more when paths of the container are walked.
+    sys::close_all_but(parent).map_err(|error| format!("closing descriptors: {error}"))?;
     // Root may go where the user may not, and on some file systems the user where root may not.
-    let went = rustix::process::chdir(process.cwd.as_str());
-    credentials::take(process, command.filter.as_ref())?;
-    went.or_else(|_| rustix::process::chdir(process.cwd.as_str()))
-        .map_err(|error| format!("changing to the working directory {:?}: {error}", process.cwd))?;
-    let here = rustix::process::getcwd(Vec::new()).map_err(said("reading the working directory"))?;
-    if !here.as_bytes().starts_with(b"/") {
-        return Err(format!("the working directory {:?} leads out of the container", process.cwd));
-    }
+    let went = change_directory(&process.cwd);
     if let Some(mask) = process.user.umask {
         rustix::process::umask(Mode::from_raw_mode(mask));
     }
     stop_ignoring_signals();
-    sys::close_all_by_exec().map_err(|error| format!("closing descriptors: {error}"))?;
-    rustix::process::set_parent_process_death_signal(None).map_err(said("untying the process"))?;
+    credentials::take(process, command.filter.as_ref())?;
+    tie()?;
+    went.or_else(|_| change_directory(&process.cwd))?;
+    credentials::renounce(process, command.filter.as_ref(), parent)?;
     Err(program::execute(process))
+}
+
+/// The child goes with its parent, and nobody in the container may look into it. A change of user takes both back.
+fn tie() -> Result<(), String> {
+    let tie = || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+    };
+    tie().map_err(|error| format!("tying the process to its maker: {error}"))
+}
+
+fn change_directory(path: &str) -> Result<(), String> {
+    rustix::process::chdir(path)
+        .map_err(|error| format!("changing to the working directory {path:?}: {error}"))?;
+    let here = rustix::process::getcwd(Vec::new());
+    let here = here.map_err(|error| format!("reading the working directory: {error}"))?;
+    if here.as_bytes().starts_with(b"/") {
+        return Ok(());
+    }
+    Err(format!("the working directory {path:?} leads out of the container"))
 }
 
 /// Labels of mandatory access control take effect at the exec.

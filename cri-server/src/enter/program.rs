@@ -25,8 +25,9 @@ pub fn execute(process: &Process) -> String {
     for place in candidates(name, &environment) {
         let Ok(place) = CString::new(place) else { continue };
         match sys::execute(&place, &arguments, &variables) {
-            // Whoever has a program of that name further on means that one.
-            Errno::NOENT | Errno::NOTDIR => {}
+            // Whoever has a program of that name further on means that one. One that is there lacks its interpreter.
+            Errno::NOENT if rustix::fs::stat(place.as_c_str()).is_err() => {}
+            Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG if !name.contains('/') => {}
             Errno::ACCESS if !name.contains('/') => refused = Some(Errno::ACCESS),
             error => return format!("exec: {name:?}: {}", told(error)),
         }
@@ -41,14 +42,15 @@ pub fn execute(process: &Process) -> String {
 /// A `HOME` is always there, as OCI runtimes have it.
 fn environment(process: &Process) -> Vec<String> {
     let mut environment = process.env.clone();
+    environment.retain(|entry| entry != "HOME=");
     if !environment.iter().any(|entry| entry.starts_with("HOME=")) {
         environment.push("HOME=/".into());
     }
     environment
 }
 
-fn told(error: Errno) -> &'static str {
-    match error {
+fn told(error: Errno) -> String {
+    let known = match error {
         Errno::NOENT => "no such file or directory",
         Errno::ACCESS => "permission denied",
         Errno::NOEXEC => "exec format error",
@@ -56,8 +58,9 @@ fn told(error: Errno) -> &'static str {
         Errno::ISDIR => "is a directory",
         Errno::LOOP => "too many levels of symbolic links",
         Errno::TXTBSY => "text file busy",
-        _ => "cannot be executed",
-    }
+        _ => return error.to_string(),
+    };
+    known.into()
 }
 
 /// A name with a slash is a path; others are looked for in `PATH`, where an empty entry is the working directory.

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -26,11 +26,18 @@ pub fn new_session_keyring() -> io::Result<()> {
     }
 }
 
-/// Every descriptor but the three standard ones goes with the exec.
-pub fn close_all_by_exec() -> io::Result<()> {
-    // SAFETY: nothing is closed before the exec.
-    let set = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+/// Closes every descriptor but the three standard ones and `kept`, which goes with the exec. What owned the others must
+/// not be used or dropped any more.
+pub fn close_all_but(kept: &OwnedFd) -> io::Result<()> {
+    let kept = kept.as_raw_fd() as libc::c_uint;
+    for (first, last) in [(3, kept - 1), (kept + 1, libc::c_uint::MAX)] {
+        // SAFETY: as the contract says.
+        let closed = first > last || unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0;
+        if !closed {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// Puts the filter over this process, for good.

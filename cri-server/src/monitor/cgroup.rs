@@ -75,7 +75,7 @@ pub fn kill_run(
     if !is_named() && processes.iter().any(handed_over) {
         let _ended_already = rustix::process::kill_process(pid, Signal::CONT);
         let deadline = std::time::Instant::now() + NAMING;
-        while !is_named() && std::time::Instant::now() < deadline {
+        while !is_named() && Lineage::of(runtime).is_some() && std::time::Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
         stop(pid);

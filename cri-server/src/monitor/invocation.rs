@@ -214,6 +214,11 @@ impl Launcher {
         Ok((command, open))
     }
 
+    /// Opens what [`Program::Enter`] needs, once, so that no command has to.
+    pub fn prepare_entries(&self) -> Result<(), Failure> {
+        self.own_program().map(drop).map_err(|error| Failure::io("opening the monitor's own program", error))
+    }
+
     /// The monitor's program where containers cannot write into it, though they may see processes that run from it.
     fn own_program(&self) -> io::Result<PathBuf> {
         let program = match self.own_program.get() {

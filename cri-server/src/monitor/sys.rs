@@ -112,7 +112,14 @@ pub fn read_only_program() -> io::Result<OwnedFd> {
     let set = unsafe {
         libc::syscall(libc::SYS_mount_setattr, fd, empty, libc::AT_EMPTY_PATH, &raw const attributes, size)
     };
-    checked(set).map(|_| mount)
+    checked(set)?;
+    // As long as the tree's own descriptor is open, whoever may mount in any namespace could make it writable again.
+    let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
+    Ok(rustix::fs::open(
+        path,
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?)
 }
 
 /// Becomes the program that `program` is open on, with one argument and no environment. Returns only on failure.
@@ -195,4 +202,39 @@ pub fn prepare(command: &mut Command, oom_score: Option<String>) {
     };
     // SAFETY: between fork and exec of a process with one thread anything may run.
     unsafe { command.pre_exec(prepare) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_makes_the_program_writable_again() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: root is needed for mounts");
+            return;
+        }
+        let program = read_only_program().unwrap();
+        let path = format!("/proc/self/fd/{}", program.as_raw_fd());
+        let writable =
+            || std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755));
+        assert_eq!(writable().unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+        let attributes =
+            libc::mount_attr { attr_set: 0, attr_clr: libc::MOUNT_ATTR_RDONLY, propagation: 0, userns_fd: 0 };
+        let (fd, size) = (program.as_raw_fd(), size_of::<libc::mount_attr>());
+        // SAFETY: as in `read_only_program`.
+        let cleared = unsafe {
+            let empty = c"".as_ptr();
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                fd,
+                empty,
+                libc::AT_EMPTY_PATH,
+                &raw const attributes,
+                size,
+            )
+        };
+        assert!(cleared < 0, "the mount was made writable");
+        assert_eq!(writable().unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+    }
 }

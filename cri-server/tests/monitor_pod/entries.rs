@@ -1,19 +1,25 @@
 //! Commands that the monitor starts itself: like the main process, which the OCI runtime made, in everything.
 
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use cri_server::host::monitor::{Monitor, MonitorError, Runtime};
+use cri_server::host::monitor::{Exec, ExecStdio, Monitor, MonitorError, Runtime};
 use cri_server::spec::Machine;
 use serde_json::{Value, json};
 
 use crate::ground::{Ground, Plan, exec_exit_of, to_files, until, with_each_runtime_entered};
+
+/// The node's id of a user namespace's root.
+const FIRST: u32 = 300_000;
 
 /// Prints what a process is: credentials, filter, namespaces, cgroups, priority for the OOM killer, descriptors.
 const PORTRAIT: &str = "busybox pwd -P; cd /proc/self; while read -r key rest; do case $key in \
      Uid:|Gid:|Groups:|Cap*|NoNewPrivs:|Seccomp:|Seccomp_filters:|Umask:|SigIgn:|SigBlk:) echo $key $rest;; esac; \
      done < status; cat cgroup oom_score_adj; \
      for kind in mnt pid net ipc uts user cgroup; do busybox readlink ns/$kind; done; \
-     echo fds; for fd in 0 1 2 3 4 5 6 7 8 9 11 12; do test -e fd/$fd && echo $fd; done; \
+     echo fds; for fd in fd/*; do test -e $fd && echo $fd; done; \
      echo $HOME; echo $PATH; umask";
 
 /// No host names, and no signals whose two lowest bits are 01.
@@ -34,11 +40,30 @@ fn filter(runtime: &Runtime) -> Value {
     })
 }
 
+/// Users of a namespace have to get to the root file system.
+fn open_to_all(ground: &Ground) {
+    std::fs::set_permissions(ground.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+/// Gives the container a user namespace.
+fn map_users(plan: &mut Plan) {
+    let kinds = ["pid", "mount", "ipc", "uts", "user"].map(|kind| json!({"type": kind}));
+    plan.set("/linux/namespaces", json!(kinds));
+    for ids in ["uidMappings", "gidMappings"] {
+        plan.set(&format!("/linux/{ids}"), json!([{"containerID": 0, "hostID": FIRST, "size": 65536}]));
+    }
+    plan.spec.stdio_owner = Some(FIRST);
+}
+
 /// Runs a command to its end; its output.
 async fn run(ground: &Ground, monitor: &Monitor, plan: &Plan, script: &str) -> (i32, String) {
+    execute(ground, monitor, plan, &["/bin/sh", "-c", script]).await
+}
+
+async fn execute(ground: &Ground, monitor: &Monitor, plan: &Plan, command: &[&str]) -> (i32, String) {
     let mut events = monitor.events();
     let (out, err) = (ground.path("out"), ground.path("err"));
-    let exec = ground.exec(plan, "x", &["/bin/sh", "-c", script], to_files(&out, &err));
+    let exec = ground.exec(plan, "x", command, to_files(&out, &err));
     monitor.exec(exec).await.unwrap();
     let code = exec_exit_of(&mut events, "x").await;
     let read = |path: &Path| std::fs::read_to_string(path).unwrap();
@@ -108,6 +133,14 @@ fn a_command_is_what_the_main_process_is() {
             }
         })
         .await;
+        open_to_all(ground);
+        check("a user namespace", &|plan| map_users(plan)).await;
+        check("a user of a user namespace", &|plan| {
+            map_users(plan);
+            plan.set("/process/user", json!({"uid": 1000, "gid": 100, "additionalGids": [7]}));
+            plan.set("/linux/seccomp", filter(runtime));
+        })
+        .await;
         monitor.shutdown().await.unwrap();
     });
 }
@@ -131,40 +164,126 @@ fn a_command_obeys_the_filter() {
 }
 
 #[test]
+fn a_terminal_belongs_to_the_commands_user() {
+    with_each_runtime_entered(async |ground, runtime| {
+        let monitor = ground.monitor().await;
+        open_to_all(ground);
+        for change in [|_: &mut Plan| {}, map_users] {
+            let mut plan = ground.plan(runtime, "sleep 1000");
+            change(&mut plan);
+            plan.create(&monitor).await;
+            monitor.start(plan.id()).await.unwrap();
+            let mut events = monitor.events();
+            let script = "busybox stat -c %u $(busybox tty); busybox stty size; echo here > /dev/tty; exit 9";
+            let exec = ground.exec(&plan, "x", &["/bin/sh", "-c", script], ExecStdio::Terminal);
+            rewrite(&exec, "user", json!({"uid": 1000, "gid": 1000}));
+            rewrite(&exec, "consoleSize", json!({"height": 25, "width": 81}));
+            let mut master = std::fs::File::from(monitor.exec(exec).await.unwrap().terminal.unwrap());
+            let mut text = String::new();
+            // The end of a terminal is an error.
+            let _ended = master.read_to_string(&mut text);
+            assert_eq!(text, "1000\r\n25 81\r\nhere\r\n");
+            assert_eq!(exec_exit_of(&mut events, "x").await, 9);
+            monitor.delete(plan.id()).await.unwrap();
+        }
+        monitor.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn a_user_may_open_the_commands_pipes() {
+    with_each_runtime_entered(async |ground, runtime| {
+        let monitor = ground.monitor().await;
+        let plan = ground.run(&monitor, runtime, "sleep 1000").await;
+        let mut events = monitor.events();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let stdio = ExecStdio::Fds([null(), writer.into(), null()]);
+        let exec = ground.exec(&plan, "x", &["/bin/sh", "-c", "echo again > /proc/self/fd/1"], stdio);
+        rewrite(&exec, "user", json!({"uid": 1000, "gid": 1000}));
+        monitor.exec(exec).await.unwrap();
+        assert_eq!(exec_exit_of(&mut events, "x").await, 0);
+        let mut text = String::new();
+        std::io::BufReader::new(reader).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "again\n");
+        monitor.shutdown().await.unwrap();
+    });
+}
+
+/// What a command does before its exec, it does before its filter where that can be.
+#[test]
+fn a_filter_needs_to_allow_nothing_but_the_exec() {
+    with_each_runtime_entered(async |ground, runtime| {
+        let monitor = ground.monitor().await;
+        let mut plan = ground.plan(runtime, "sleep 1000");
+        plan.set("/process/noNewPrivileges", json!(true));
+        plan.create(&monitor).await;
+        monitor.start(plan.id()).await.unwrap();
+        let names = ["close_range", "getcwd", "chdir", "umask", "sendto", "setresuid", "setgroups", "capset"];
+        plan.set(
+            "/linux/seccomp",
+            json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{"names": names, "action": "SCMP_ACT_KILL_PROCESS"}],
+            }),
+        );
+        plan.write_bundle();
+        let said = execute(ground, &monitor, &plan, &["/bin/echo", "alive"]).await;
+        assert_eq!(said, (0, "alive\n".to_owned()));
+        // The filter is there.
+        let (code, _) = run(ground, &monitor, &plan, "umask").await;
+        assert_eq!(code, 128 + libc::SIGSYS);
+        monitor.shutdown().await.unwrap();
+    });
+}
+
+fn rewrite(exec: &Exec, key: &str, value: Value) {
+    let mut object: Value = serde_json::from_slice(&std::fs::read(&exec.process).unwrap()).unwrap();
+    object[key] = value;
+    std::fs::write(&exec.process, object.to_string()).unwrap();
+}
+
+/// How a command is refused that `change` has changed.
+async fn refusal(
+    ground: &Ground,
+    monitor: &Monitor,
+    plan: &Plan,
+    stdio: ExecStdio,
+    change: &dyn Fn(&Exec),
+) -> String {
+    let exec = ground.exec(plan, "refused", &["/bin/true"], stdio);
+    change(&exec);
+    let error = monitor.exec(exec).await.unwrap_err();
+    let MonitorError::Refused { failure, .. } = &error else { panic!("{error:?}") };
+    failure.message.clone()
+}
+
+#[test]
 fn what_a_container_has_changed_misleads_no_command() {
     with_each_runtime_entered(async |ground, runtime| {
         let monitor = ground.monitor().await;
         let plan = ground.run(&monitor, runtime, "sleep 1000").await;
-        let refusal =
-            async |expect: &str, terminal: bool, change: &dyn Fn(&mut cri_server::host::monitor::Exec)| {
-                let stdio = match terminal {
-                    true => cri_server::host::monitor::ExecStdio::Terminal,
-                    false => to_files(&ground.path("out"), &ground.path("err")),
-                };
-                let mut exec = ground.exec(&plan, "refused", &["/bin/true"], stdio);
-                change(&mut exec);
-                let error = monitor.exec(exec).await.unwrap_err();
-                let MonitorError::Refused { failure, .. } = &error else { panic!("{error:?}") };
-                assert!(failure.message.contains(expect), "{}", failure.message);
-            };
-        let rewrite = |exec: &mut cri_server::host::monitor::Exec, pointer: &str, value: Value| {
-            let mut object: Value = serde_json::from_slice(&std::fs::read(&exec.process).unwrap()).unwrap();
-            object[pointer] = value;
-            std::fs::write(&exec.process, object.to_string()).unwrap();
+        let check = async |expect: &str, key: &str, value: Value| {
+            let files = to_files(&ground.path("out"), &ground.path("err"));
+            let change = |exec: &Exec| rewrite(exec, key, value.clone());
+            let said = refusal(ground, &monitor, &plan, files, &change).await;
+            assert!(said.contains(expect), "{key} {value}: {said}");
         };
-        refusal("/not/there", false, &|exec| rewrite(exec, "cwd", json!("/not/there"))).await;
-        refusal("\"nothing\": executable file not found in $PATH", false, &|exec| {
-            rewrite(exec, "args", json!(["nothing"]));
-        })
-        .await;
-        refusal("\"/proc/version\": permission denied", false, &|exec| {
-            rewrite(exec, "args", json!(["/proc/version"]));
-        })
-        .await;
-        refusal("CAP_WHAT", false, &|exec| {
-            rewrite(exec, "capabilities", json!({"bounding": ["CAP_WHAT"]}));
-        })
-        .await;
+        check("/not/there", "cwd", json!("/not/there")).await;
+        check("\"nothing\": executable file not found in $PATH", "args", json!(["nothing"])).await;
+        check("\"/proc/version\": permission denied", "args", json!(["/proc/version"])).await;
+        check("CAP_WHAT", "capabilities", json!({"bounding": ["CAP_WHAT"]})).await;
+        let made = "echo '#!/no/such' > /tmp/script; busybox chmod 755 /tmp/script; busybox mkfifo /tmp/fifo; \
+                    busybox chmod 755 /tmp/fifo; for fd in 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
+                    busybox ln -s /proc/self/fd/$fd /tmp/directory$fd; \
+                    busybox ln -s /proc/self/fd/$fd/1/exe /tmp/program$fd; done";
+        assert_eq!(run(ground, &monitor, &plan, made).await, (0, String::new()));
+        check("\"/tmp/script\": no such file or directory", "args", json!(["/tmp/script"])).await;
+        check("permission denied", "args", json!(["/tmp/fifo"])).await;
+        for fd in 3..=20 {
+            check("working directory", "cwd", json!(format!("/tmp/directory{fd}"))).await;
+            check("exec: ", "args", json!([format!("/tmp/program{fd}")])).await;
+        }
         for (made, expect) in [
             ("busybox mkfifo /dev/ptmx", "is not the device 5:2"),
             ("busybox mknod /dev/ptmx c 1 3", "is not the device 5:2"),
@@ -174,10 +293,11 @@ fn what_a_container_has_changed_misleads_no_command() {
             let (code, said) =
                 run(ground, &monitor, &plan, &format!("busybox rm -f /dev/ptmx; {made}")).await;
             assert_eq!((code, said), (0, String::new()), "{made}");
-            refusal(expect, true, &|_| {}).await;
+            let said = refusal(ground, &monitor, &plan, ExecStdio::Terminal, &|_| {}).await;
+            assert!(said.contains(expect), "{made}: {said}");
         }
         assert!(monitor.state().await.unwrap().execs.is_empty());
-        assert_eq!(plan.processes().len(), 1, "something stayed");
+        until("nothing to be left", || plan.processes().len() == 1).await;
         monitor.shutdown().await.unwrap();
     });
 }

@@ -1,5 +1,7 @@
 //! Calling conventions: which of them a machine has, and what system calls they number how.
 
+use std::collections::HashMap;
+
 use syscalls::{aarch64, arm, x86, x86_64};
 
 use super::FilterError;
@@ -23,6 +25,14 @@ pub(super) enum Width {
     Word,
     /// Both words.
     Double,
+}
+
+/// A way to make a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) number: u32,
+    /// What argument 0 is for this call, where several are made through the number.
+    pub(super) selector: Option<u64>,
 }
 
 /// Marks the numbers of x32.
@@ -81,6 +91,50 @@ const MORE_ARM: [(&str, u32); 7] = [
     ("usr32", 0xf_0004),
     ("set_tls", 0xf_0005),
     ("get_tls", 0xf_0006),
+];
+
+/// The number of x86 through which the calls of [`SOCKETCALL`] are made.
+const SOCKETCALL_NUMBER: u32 = 102;
+/// The calls that argument 0 selects, from 1 on.
+const SOCKETCALL: [&str; 20] = [
+    "socket",
+    "bind",
+    "connect",
+    "listen",
+    "accept",
+    "getsockname",
+    "getpeername",
+    "socketpair",
+    "send",
+    "recv",
+    "sendto",
+    "recvfrom",
+    "shutdown",
+    "setsockopt",
+    "getsockopt",
+    "sendmsg",
+    "recvmsg",
+    "accept4",
+    "recvmmsg",
+    "sendmmsg",
+];
+
+/// The number of x86 through which the calls of [`IPC`] are made.
+const IPC_NUMBER: u32 = 117;
+/// The calls, and the values of argument 0 that select them.
+const IPC: [(&str, u64); 12] = [
+    ("semop", 1),
+    ("semget", 2),
+    ("semctl", 3),
+    ("semtimedop", 4),
+    ("msgsnd", 11),
+    ("msgrcv", 12),
+    ("msgget", 13),
+    ("msgctl", 14),
+    ("shmat", 21),
+    ("shmdt", 22),
+    ("shmget", 23),
+    ("shmctl", 24),
 ];
 
 /// Architectures of the OCI specification that no [`Machine`] runs.
@@ -176,6 +230,26 @@ impl Abi {
             Self::Arm => table!(arm::Sysno).chain(MORE_ARM).collect(),
         }
     }
+
+    /// All ways to make each call.
+    pub(super) fn entries(self) -> HashMap<&'static str, Vec<Entry>> {
+        let mut entries: HashMap<_, Vec<_>> = HashMap::new();
+        for (name, number) in self.calls() {
+            entries.entry(name).or_default().push(Entry { number, selector: None });
+        }
+        if self == Self::X86 {
+            for (name, number, selector) in selected() {
+                entries.entry(name).or_default().push(Entry { number, selector: Some(selector) });
+            }
+        }
+        entries
+    }
+}
+
+/// The calls of x86 that are made through others: name, number, argument 0.
+fn selected() -> impl Iterator<Item = (&'static str, u32, u64)> {
+    let sockets = SOCKETCALL.into_iter().zip(1..).map(|(name, selector)| (name, SOCKETCALL_NUMBER, selector));
+    sockets.chain(IPC.map(|(name, selector)| (name, IPC_NUMBER, selector)))
 }
 
 fn x32(name: &str, number: u32) -> u32 {

@@ -1,7 +1,5 @@
 //! The rules of a profile, parsed: what the filter returns, and under which conditions on arguments.
 
-use std::collections::HashMap;
-
 use super::FilterError;
 use crate::spec::MaskedEqual;
 use crate::spec::oci::{Seccomp, Syscall, SyscallArg};
@@ -72,15 +70,26 @@ impl<'a> Rules<'a> {
         Ok(Self { default, list })
     }
 
-    /// The rules for each call, in their order.
-    pub(super) fn by_name(&self) -> HashMap<&str, Vec<&Rule>> {
-        let mut rules: HashMap<&str, Vec<&Rule>> = HashMap::new();
-        for (names, rule) in &self.list {
-            for name in *names {
-                rules.entry(name).or_default().push(rule);
-            }
-        }
-        rules
+    /// The rules in their order, each with every name of a call that it has.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&str, &Rule)> {
+        self.list.iter().flat_map(|(names, rule)| names.iter().map(move |name| (name.as_str(), rule)))
+    }
+}
+
+impl Rule {
+    /// The rule for a call that is made through another, whose argument 0 selects it. As in libseccomp that takes the
+    /// place of a condition on argument 0, and conditions on others stay.
+    pub(super) fn selected_by(&self, value: u64) -> Self {
+        let test = Test::Equal { mask: u64::MAX, value };
+        let mut conditions = vec![Condition { index: 0, test, expect: Expect::Yes }];
+        conditions.extend(self.conditions.iter().filter(|condition| condition.index != 0));
+        Self { verdict: self.verdict, conditions }
+    }
+
+    /// Grows from the strictest action to the mildest, in the order in which the kernel ranks the verdicts of several
+    /// filters.
+    pub(super) fn mildness(&self) -> i32 {
+        (self.verdict & libc::SECCOMP_RET_ACTION_FULL) as i32
     }
 }
 

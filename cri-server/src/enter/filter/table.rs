@@ -1,47 +1,43 @@
 //! What is decided on each call of an architecture: intervals of numbers, found by binary search.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use libc::{BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_K};
 
 use super::abi::{Abi, Width, X32_BIT};
 use super::code::{ARGUMENTS, Code, Exits, Label, NUMBER};
-use super::rules::{Condition, Expect, Rule, Test, Verdict};
+use super::rules::{Condition, Expect, Rule, Rules, Test, Verdict};
 
 /// What seccomp shows for a call that a tracer has skipped. It is no call of x32, though it has the bit.
 const SKIPPED: u32 = u32::MAX;
 
 /// The decisions on an architecture's calls.
 #[derive(Debug)]
-pub(super) struct Table<'a> {
+pub(super) struct Table {
     /// `AUDIT_ARCH_*`.
     pub(super) audit: u32,
     default: Verdict,
     /// From which number on what is decided. Begins with number 0.
-    intervals: Vec<(u32, Decision<'a>)>,
+    intervals: Vec<(u32, Decision)>,
 }
 
 /// How a call is judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Decision<'a> {
+enum Decision {
     /// Whatever its arguments.
     Always(Verdict),
     /// By the first of these that holds, looking at so much of the arguments.
-    FirstOf(Vec<&'a Rule>, Width),
+    FirstOf(Vec<Rule>, Width),
 }
 
-impl<'a> Table<'a> {
+impl Table {
     /// Joins what the `abis` with the audit number decide.
-    pub(super) fn new(
-        audit: u32,
-        abis: &[Abi],
-        default: Verdict,
-        rules: &HashMap<&str, Vec<&'a Rule>>,
-    ) -> Self {
+    pub(super) fn new(audit: u32, abis: &[Abi], rules: &Rules<'_>) -> Self {
+        let default = rules.default;
         let mut decisions = BTreeMap::new();
         for abi in abis.iter().filter(|abi| abi.audit() == audit) {
-            let ruled = abi.calls().into_iter().filter_map(|(name, number)| Some((number, rules.get(name)?)));
-            decisions.extend(ruled.map(|(number, rules)| (number, Decision::of(rules, abi.width()))));
+            let by_number = by_number(*abi, rules).into_iter();
+            decisions.extend(by_number.map(|(number, rules)| (number, Decision::of(rules, abi.width()))));
         }
         let mut table = Self { audit, default, intervals: vec![(0, Decision::Always(default))] };
         for (number, decision) in decisions {
@@ -56,7 +52,7 @@ impl<'a> Table<'a> {
     }
 
     /// What is decided from this number on; no number is below those before.
-    fn begin(&mut self, number: u32, decision: Decision<'a>) {
+    fn begin(&mut self, number: u32, decision: Decision) {
         self.intervals.pop_if(|(last, _)| *last == number);
         if self.intervals.last().is_none_or(|(_, last)| *last != decision) {
             self.intervals.push((number, decision));
@@ -69,7 +65,7 @@ impl<'a> Table<'a> {
         code.load(NUMBER, judge)
     }
 
-    fn search(&self, code: &mut Code, intervals: &[(u32, Decision<'a>)]) -> Label {
+    fn search(&self, code: &mut Code, intervals: &[(u32, Decision)]) -> Label {
         if let [(_, decision)] = intervals {
             return self.decide(code, decision);
         }
@@ -78,7 +74,7 @@ impl<'a> Table<'a> {
         code.branch(BPF_JGE, high[0].0, Exits { yes, no })
     }
 
-    fn decide(&self, code: &mut Code, decision: &Decision<'a>) -> Label {
+    fn decide(&self, code: &mut Code, decision: &Decision) -> Label {
         match decision {
             Decision::Always(verdict) => code.ret(*verdict),
             Decision::FirstOf(rules, width) => {
@@ -89,13 +85,30 @@ impl<'a> Table<'a> {
     }
 }
 
-impl<'a> Decision<'a> {
-    fn of(rules: &[&'a Rule], width: Width) -> Self {
-        match rules.iter().find(|rule| rule.conditions.is_empty()) {
-            Some(rule) => Self::Always(rule.verdict),
-            None => Self::FirstOf(rules.to_vec(), width),
+impl Decision {
+    fn of(mut rules: Vec<Rule>, width: Width) -> Self {
+        if let Some(rule) = rules.iter().find(|rule| rule.conditions.is_empty()) {
+            return Self::Always(rule.verdict);
+        }
+        rules.sort_by_key(Rule::mildness);
+        Self::FirstOf(rules, width)
+    }
+}
+
+/// The rules for each number, in their order, whatever names it has and whatever calls are made through it.
+fn by_number(abi: Abi, rules: &Rules<'_>) -> BTreeMap<u32, Vec<Rule>> {
+    let entries = abi.entries();
+    let mut by_number: BTreeMap<u32, Vec<Rule>> = BTreeMap::new();
+    for (name, rule) in rules.named() {
+        for entry in entries.get(name).into_iter().flatten() {
+            let rule = entry.selector.map_or_else(|| rule.clone(), |selector| rule.selected_by(selector));
+            let rules = by_number.entry(entry.number).or_default();
+            if !rules.contains(&rule) {
+                rules.push(rule);
+            }
         }
     }
+    by_number
 }
 
 /// The rule's verdict if its conditions hold, else what is at `no`.

@@ -198,6 +198,145 @@ fn which_rule_decides() {
     check(json!([rule("no_such_call", 5, json!([])), one]), &[1], errno(5));
 }
 
+#[test]
+fn the_strictest_rule_that_holds_decides() {
+    const STRICTEST_FIRST: [(&str, u32); 7] = [
+        ("SCMP_ACT_KILL_PROCESS", libc::SECCOMP_RET_KILL_PROCESS),
+        ("SCMP_ACT_KILL_THREAD", KILL),
+        ("SCMP_ACT_TRAP", libc::SECCOMP_RET_TRAP),
+        ("SCMP_ACT_ERRNO", EPERM),
+        ("SCMP_ACT_TRACE", libc::SECCOMP_RET_TRACE | 1),
+        ("SCMP_ACT_LOG", libc::SECCOMP_RET_LOG),
+        ("SCMP_ACT_ALLOW", ALLOW),
+    ];
+    let rule = |action: &str, index: u32| {
+        let holds = json!([{"index": index, "value": 1, "op": "SCMP_CMP_EQ"}]);
+        json!({"names": ["getpid"], "action": action, "args": holds})
+    };
+    let check = |rules: [Value; 2], args: &[u64], expect: u32| {
+        let profile =
+            profile(json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "syscalls": &rules}));
+        let filter = compile(&profile, Machine::X86_64, MaskedEqual::ValueIsMask).unwrap();
+        assert_eq!(judge(&filter, X86_64, 39, args), expect, "{args:?} by {rules:?}");
+    };
+    for (place, (strict, expect)) in STRICTEST_FIRST.into_iter().enumerate() {
+        for (mild, less) in &STRICTEST_FIRST[place + 1..] {
+            for rules in [[rule(strict, 0), rule(mild, 1)], [rule(mild, 1), rule(strict, 0)]] {
+                check(rules.clone(), &[1, 1], expect);
+                check(rules.clone(), &[1, 0], expect);
+                check(rules.clone(), &[0, 1], *less);
+                check(rules, &[0, 0], ENOSYS);
+            }
+        }
+    }
+}
+
+/// What these rules say of a call of 32-bit x86, where all else fails with ENOSYS.
+fn judge_i386(rules: &Value, number: u32, args: &[u64]) -> u32 {
+    let profile = profile(json!({
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": 38,
+        "architectures": ["SCMP_ARCH_X86"],
+        "syscalls": rules,
+    }));
+    let filter = compile(&profile, Machine::X86_64, MaskedEqual::ValueIsMask).unwrap();
+    judge(&filter, I386, number, args)
+}
+
+#[test]
+fn calls_through_others() {
+    const SOCKETCALL: u32 = 102;
+    const IPC: u32 = 117;
+    let check = |name: &str, direct: Option<u32>, through: u32, selector: u64| {
+        let rules = json!([rule(name, 5, json!([]))]);
+        for other in 0..32 {
+            let expect = if other == selector { errno(5) } else { ENOSYS };
+            assert_eq!(judge_i386(&rules, through, &[other]), expect, "{name} by {through}({other})");
+        }
+        assert_eq!(judge_i386(&rules, SOCKETCALL + IPC - through, &[selector]), ENOSYS, "{name}");
+        if let Some(number) = direct {
+            assert_eq!(judge_i386(&rules, number, &[]), errno(5), "{name} by {number}");
+        }
+    };
+    check("socket", Some(359), SOCKETCALL, 1);
+    check("bind", Some(361), SOCKETCALL, 2);
+    check("connect", Some(362), SOCKETCALL, 3);
+    check("listen", Some(363), SOCKETCALL, 4);
+    check("accept", None, SOCKETCALL, 5);
+    check("getsockname", Some(367), SOCKETCALL, 6);
+    check("getpeername", Some(368), SOCKETCALL, 7);
+    check("socketpair", Some(360), SOCKETCALL, 8);
+    check("send", None, SOCKETCALL, 9);
+    check("recv", None, SOCKETCALL, 10);
+    check("sendto", Some(369), SOCKETCALL, 11);
+    check("recvfrom", Some(371), SOCKETCALL, 12);
+    check("shutdown", Some(373), SOCKETCALL, 13);
+    check("setsockopt", Some(366), SOCKETCALL, 14);
+    check("getsockopt", Some(365), SOCKETCALL, 15);
+    check("sendmsg", Some(370), SOCKETCALL, 16);
+    check("recvmsg", Some(372), SOCKETCALL, 17);
+    check("accept4", Some(364), SOCKETCALL, 18);
+    check("recvmmsg", Some(337), SOCKETCALL, 19);
+    check("sendmmsg", Some(345), SOCKETCALL, 20);
+    check("semop", None, IPC, 1);
+    check("semget", Some(393), IPC, 2);
+    check("semctl", Some(394), IPC, 3);
+    check("semtimedop", None, IPC, 4);
+    check("msgsnd", Some(400), IPC, 11);
+    check("msgrcv", Some(401), IPC, 12);
+    check("msgget", Some(399), IPC, 13);
+    check("msgctl", Some(402), IPC, 14);
+    check("shmat", Some(397), IPC, 21);
+    check("shmdt", Some(398), IPC, 22);
+    check("shmget", Some(395), IPC, 23);
+    check("shmctl", Some(396), IPC, 24);
+}
+
+#[test]
+fn which_rule_decides_on_calls_through_others() {
+    const SOCKETCALL: u32 = 102;
+    let equal = |index: u32, value: u64| json!({"index": index, "value": value, "op": "SCMP_CMP_EQ"});
+    let allow = |name: &str, args: Value| json!({"names": [name], "action": "SCMP_ACT_ALLOW", "args": args});
+    let check = |rules: Value, number: u32, args: &[u64], expect: u32| {
+        assert_eq!(judge_i386(&rules, number, args), expect, "{number} {args:?} by {rules}");
+    };
+    let family = rule("socket", 5, json!([equal(0, 38)]));
+    check(json!([family]), 359, &[38], errno(5));
+    check(json!([family]), 359, &[1], ENOSYS);
+    check(json!([family]), SOCKETCALL, &[1], errno(5));
+    check(json!([family]), SOCKETCALL, &[38], ENOSYS);
+
+    let kind = rule("socket", 5, json!([equal(0, 38), equal(1, 3)]));
+    check(json!([kind]), 359, &[38, 3], errno(5));
+    check(json!([kind]), 359, &[1, 3], ENOSYS);
+    check(json!([kind]), SOCKETCALL, &[1, 3], errno(5));
+    check(json!([kind]), SOCKETCALL, &[1, 2], ENOSYS);
+
+    let unix = allow("socket", json!([equal(0, 1)]));
+    for rules in [json!([unix, family]), json!([family, unix])] {
+        check(rules.clone(), 359, &[1], ALLOW);
+        check(rules.clone(), 359, &[38], errno(5));
+        check(rules, SOCKETCALL, &[1], errno(5));
+    }
+    let accept = rule("accept", 6, json!([]));
+    for rules in [json!([unix, accept]), json!([accept, unix])] {
+        check(rules.clone(), SOCKETCALL, &[1], ALLOW);
+        check(rules.clone(), SOCKETCALL, &[5], errno(6));
+        check(rules, SOCKETCALL, &[2], ENOSYS);
+    }
+    let first = rule("socketcall", 7, json!([equal(0, 1)]));
+    check(json!([first, family]), SOCKETCALL, &[1], errno(7));
+    check(json!([family, first]), SOCKETCALL, &[1], errno(5));
+
+    for (through, call, number) in [("socketcall", "socket", 102), ("ipc", "semop", 117)] {
+        let whole = allow(through, json!([]));
+        let one = rule(call, 8, json!([]));
+        for rules in [json!([whole, one]), json!([one, whole])] {
+            check(rules, number, &[1], ALLOW);
+        }
+    }
+}
+
 /// `getpid`, `execve`, `rt_sigaction` and `setuid(-1)` fail with numbers of their own, all else with ENOSYS.
 fn everywhere(architectures: &[&str], machine: Machine) -> Filter {
     let minus_one = json!([{"index": 0, "value": u64::MAX, "op": "SCMP_CMP_EQ"}]);
@@ -361,6 +500,11 @@ fn the_default_profile() {
         assert_eq!(judge(socket, &[2]), ALLOW);
         assert_eq!(judge(keyctl, &[]), EPERM);
         assert_eq!(judge(9999, &[]), ENOSYS);
+        if arch == I386 {
+            for (number, argument) in (0..32).flat_map(|argument| [(102, argument), (117, argument)]) {
+                assert_eq!(judge(number, &[argument]), ALLOW, "{number}({argument})");
+            }
+        }
     };
     check(Machine::X86_64, X86_64, [0, 56, 435, 41, 250]);
     check(Machine::X86_64, X86_64, [0, 56, 435, 41, 250].map(|number| number | X32_BIT));
@@ -375,13 +519,13 @@ fn the_search_finds_every_number() {
     let profile = default_profile(CapSet::EMPTY, Machine::X86_64);
     let filter = compile(&profile, Machine::X86_64, MaskedEqual::ValueIsMask).unwrap();
     let rules = Rules::parse(&profile, MaskedEqual::ValueIsMask).unwrap();
-    let by_name = rules.by_name();
     for abi in [Abi::X86_64, Abi::X86, Abi::X32] {
         let calls = abi.calls();
         for number in (0..600).map(|number| number | if abi == Abi::X32 { X32_BIT } else { 0 }) {
             let name = calls.iter().find_map(|(name, call)| (*call == number).then_some(*name));
-            let expect = match name.and_then(|name| by_name.get(name)) {
-                Some(rules) if rules[0].conditions.is_empty() => rules[0].verdict,
+            let rule = rules.named().find_map(|(ruled, rule)| (Some(ruled) == name).then_some(rule));
+            let expect = match rule {
+                Some(rule) if rule.conditions.is_empty() => rule.verdict,
                 Some(_) => continue,
                 None => ENOSYS,
             };
@@ -428,7 +572,8 @@ fn flags_are_bits() {
     check(json!([]), 0);
     check(json!(["SECCOMP_FILTER_FLAG_TSYNC"]), 1);
     check(json!(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]), 6);
-    check(json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]), 32);
+    check(json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]), 0);
+    check(json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", "SECCOMP_FILTER_FLAG_LOG"]), 2);
 }
 
 #[test]

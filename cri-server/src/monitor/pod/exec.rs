@@ -201,7 +201,9 @@ impl Pod {
     fn abort_exec(&mut self, number: InvocationId, container: &str) {
         let Some(invocation) = self.invocations.get(&number).filter(|run| !run.aborted) else { return };
         let known = |pid| self.children.contains_key(&pid);
-        let is_named = || invocation.made_pid().is_some();
+        // `enter` hands nothing over before it has named it.
+        let entered = self.containers.get(container).is_some_and(|container| container.spec.entry.is_some());
+        let is_named = || entered || invocation.made_pid().is_some();
         cgroup::kill_run(invocation.pid, self.cgroups_of(container), known, is_named);
         if let Some(invocation) = self.invocations.get_mut(&number) {
             invocation.aborted = true;

@@ -38,6 +38,9 @@ pub(super) enum Claim {
 impl Pod {
     pub(super) fn create(&mut self, reply: ReplyTo, spec: CreateContainer, fds: Vec<OwnedFd>) -> Outcome {
         self.check_create(&spec)?;
+        if spec.entry.is_some() {
+            self.launcher.prepare_entries()?;
+        }
         self.kills.begin(spec.cgroup.pod_oom_counter.as_deref());
         let log = LogFile::open(spec.log_path.clone()).map_err(|error| {
             let path = spec.log_path.as_deref().unwrap_or(std::path::Path::new(""));
