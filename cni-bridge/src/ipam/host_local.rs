@@ -9,8 +9,9 @@ use proto::cni::{Attachment, CniError, CniResult, ErrorCode, Plugin, Request};
 
 use super::Given;
 use super::conf::{HostLocalConf, data_dir};
+use super::given::Past;
 use super::owners::Held;
-use super::pool::{self, Past, Pool};
+use super::pool::{self, Pool};
 use super::range::RangeSet;
 use super::store::{Reservation, Store};
 use crate::net::netns::NetNs;
@@ -46,6 +47,9 @@ impl HostLocal {
         // Before the addresses: killed in between, DEL finds what there is.
         store.noted(store.owners().write(attachment, &held))?;
         let fresh = |choice: &&Choice| !choice.held;
+        for choice in &choices {
+            Pool::new(&store, &conf.sets[choice.number], choice.number).begin_notes()?;
+        }
         let mut past = if choices.iter().any(|choice| choice.held) { Past::Unknown } else { Past::Unused };
         for choice in choices.iter().filter(fresh) {
             let pool = Pool::new(&store, &conf.sets[choice.number], choice.number);

@@ -5,6 +5,7 @@ mod bitmap;
 pub mod conf;
 mod cooling;
 pub mod fixed;
+mod given;
 pub mod host_local;
 mod owners;
 mod pool;
@@ -18,8 +19,8 @@ use proto::cni::{Attachment, CniError, CniResult, Plugin, Request, Verb};
 
 use crate::net::exec;
 use fixed::Static;
+pub use given::Past;
 use host_local::HostLocal;
-pub use pool::Past;
 
 /// What an attachment got.
 #[derive(Debug, Clone)]

@@ -15,20 +15,12 @@ use std::time::Duration;
 use proto::cni::Attachment;
 
 use super::bitmap::Bitmap;
+use super::given::{Given, Past};
 use super::range::RangeSet;
 use super::store::{Store, StoreError};
 
 /// Sets with more addresses than this are so large that the next one is almost always free.
 const MAX_INDEXED: u128 = 1 << 24;
-
-/// What is known of an address before it was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Past {
-    /// Nobody had it since the host began to run.
-    Unused,
-    /// Somebody may have had it.
-    Unknown,
-}
 
 /// A range set of a locked store.
 #[derive(Debug)]
@@ -72,39 +64,34 @@ impl<'a> Pool<'a> {
     /// # Errors
     /// [`StoreError`].
     pub fn take(&self, address: IpAddr, owner: &Attachment) -> Result<Past, StoreError> {
-        let before = self.start()?;
+        let before = self.store.last(self.number)?;
         self.store.reserve(address, owner, self.number)?;
         let Some(position) = self.position(address) else { return Ok(Past::Unknown) };
         if let Some(mut taken) = self.index()? {
             self.io(taken.insert(position))?;
         }
-        // What cannot be noted is unknown the next time.
-        Ok(self.pass(before, position as u64).unwrap_or(Past::Unknown))
+        // What cannot be noted does not fit the next time.
+        Ok(self.given()?.pass(before, address, position as u64).unwrap_or(Past::Unknown))
     }
 
-    /// Whether an address was given in this boot before, and a note that it is given now: in the file `.given.<set>`,
-    /// the positions that none was given from on, and the one after the last that was. Another plugin that gives
-    /// addresses moves only the last one on disk, and then nothing is known of any.
-    fn pass(&self, before: u128, position: u64) -> Result<Past, StoreError> {
-        let name = format!(".given.{}", self.number);
-        let using = |error| self.store.failed("using", &name, error);
-        let file = self.store.state_file(&name)?;
-        let mut bytes = [0; 24];
-        let word = |bytes: &[u8; 24], at: usize| {
-            u64::from_ne_bytes(bytes[at * 8..][..8].try_into().expect("eight bytes"))
-        };
-        let unused_from = match file.read_exact_at(&mut bytes, 0) {
-            Ok(()) if word(&bytes, 0) == self.fingerprint() && u128::from(word(&bytes, 2)) == before => {
-                word(&bytes, 1)
-            }
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.store.is_new()? => 0,
-            Ok(()) | Err(_) => u64::MAX,
-        };
-        let next = (u128::from(position) + 1) % self.set.size();
-        let next = u64::try_from(next).unwrap_or(u64::MAX);
-        let words = [self.fingerprint(), unused_from.max(position.saturating_add(1)), next];
-        file.write_all_at(&words.map(u64::to_ne_bytes).concat(), 0).map_err(using)?;
-        Ok(if position >= unused_from { Past::Unused } else { Past::Unknown })
+    /// Begins the notes of which addresses nobody has had yet. To be done before any address of the store is reserved.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn begin_notes(&self) -> Result<(), StoreError> {
+        let given = self.given()?;
+        if given.has_begun().unwrap_or(true) {
+            return Ok(());
+        }
+        let past = if self.store.is_untouched()? { Past::Unused } else { Past::Unknown };
+        let _what_cannot_be_noted_is_unknown = given.begin(past);
+        Ok(())
+    }
+
+    fn given(&self) -> Result<Given, StoreError> {
+        let gateways = self.set.0.iter().map(|range| format!(" {:?}", range.gateway));
+        let ranges = format!("{} {}{}", self.set, self.set.size(), gateways.collect::<String>());
+        Ok(Given::new(self.store.state_file(&format!(".given.{}", self.number))?, &ranges))
     }
 
     /// Notes that an address has rested.
@@ -295,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_had_in_this_boot_is_known() {
+    fn what_nobody_had_yet_is_known() {
         let set = RangeSet(vec![range("10.1.0.0/28", "10.1.0.2", "10.1.0.9", "10.1.0.1")]);
         let dir = tempfile::tempdir().unwrap();
         let network = dir.path().join("n");
@@ -305,19 +292,35 @@ mod tests {
             store.retire(address).unwrap();
             past
         };
+        Pool::new(&Store::open(dir.path(), "n").unwrap(), &set, 0).begin_notes().unwrap();
         assert_eq!([2, 3, 5].map(take), [Past::Unused; 3]);
         assert_eq!([3, 4, 5, 2].map(take), [Past::Unknown; 4]);
         assert_eq!([6, 6].map(take), [Past::Unused, Past::Unknown]);
         // Another plugin gave one.
         std::fs::write(network.join("last_reserved_ip.0"), "10.1.0.8").unwrap();
         assert_eq!([9, 7].map(take), [Past::Unknown; 2]);
-        // After a reboot nobody had any, wherever the round begins.
+        // A round that was begun in another boot goes on; other ranges are unknown.
+        let new = || {
+            std::fs::remove_dir_all(&network).unwrap();
+            let store = Store::open(dir.path(), "n").unwrap();
+            Pool::new(&store, &set, 0).begin_notes().unwrap();
+        };
+        new();
+        assert_eq!([2, 4].map(take), [Past::Unused; 2]);
         std::fs::write(network.join(".boot"), "another").unwrap();
-        assert_eq!([8, 9, 8, 2].map(take), [Past::Unused, Past::Unused, Past::Unknown, Past::Unknown]);
-        // What was given before there were notes is unknown.
+        assert_eq!([5, 3].map(take), [Past::Unused, Past::Unknown]);
+        let other = RangeSet(vec![range("10.1.0.0/28", "10.1.0.2", "10.1.0.10", "10.1.0.1")]);
+        let store = Store::open(dir.path(), "n").unwrap();
+        let past = Pool::new(&store, &other, 0).take(IpAddr::from([10, 1, 0, 9]), &owner()).unwrap();
+        assert_eq!(past, Past::Unknown);
+        drop(store);
+        // Notes that are not there, or that begin in a store that others have used, tell nothing.
+        new();
         std::fs::remove_file(network.join(".given.0")).unwrap();
-        std::fs::remove_file(network.join(".new")).unwrap();
-        assert_eq!([9, 9].map(take), [Past::Unknown; 2]);
+        assert_eq!([2, 3].map(take), [Past::Unknown; 2]);
+        std::fs::remove_file(network.join(".given.0")).unwrap();
+        Pool::new(&Store::open(dir.path(), "n").unwrap(), &set, 0).begin_notes().unwrap();
+        assert_eq!([4, 5].map(take), [Past::Unknown; 2]);
     }
 
     proptest! {

@@ -26,7 +26,6 @@ use crate::net::netns;
 const DRAFT: &str = ".draft";
 const BOOT: &str = ".boot";
 const COOLING: &str = ".cooling";
-const NEW: &str = ".new";
 
 /// The locked reservations of one network.
 #[derive(Debug)]
@@ -134,25 +133,23 @@ impl Store {
             own.map(|found| found.address).try_for_each(|address| self.release(address))?;
             self.noted(self.owners().remove(&attachment))?;
         }
-        let of_boot = |name: &&String| {
-            name.starts_with(".taken.")
-                || name.starts_with(".given.")
-                || [COOLING, NEW].contains(&name.as_str())
-        };
-        self.names()?.iter().filter(of_boot).try_for_each(|name| self.unlink(name))
+        for entry in self.names()?.iter().filter(|name| name.starts_with(".taken.") || *name == COOLING) {
+            self.unlink(entry)?;
+        }
+        Ok(())
     }
 
     fn note_boot(&self) -> Result<(), StoreError> {
-        self.write_whole(NEW, b"")?;
         self.write_whole(BOOT, self.boot.as_bytes())
     }
 
-    /// Whether all that was given in this boot was given by a plugin that notes it.
+    /// Whether no plugin has given an address of it yet.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn is_new(&self) -> Result<bool, StoreError> {
-        Ok(self.read(NEW)?.is_some())
+    pub fn is_untouched(&self) -> Result<bool, StoreError> {
+        let touched = |name: &String| name.starts_with("last_reserved_ip.") || name.parse::<IpAddr>().is_ok();
+        Ok(!self.names()?.iter().any(touched))
     }
 
     /// The boot that the store is of.

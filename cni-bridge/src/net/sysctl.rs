@@ -106,17 +106,30 @@ fn open(key: &str, flags: OFlags) -> io::Result<File> {
     let Some((top, rest)) = key.split_once('/') else {
         return Ok(rustix::fs::open(path(key), flags | OFlags::CLOEXEC, Mode::empty())?.into());
     };
-    HELD.with_borrow_mut(|held| {
-        if !held.directories.contains_key(top) {
-            let directory = held.instance.open(top)?;
-            held.directories.insert(top.to_owned(), directory);
+    HELD.with_borrow_mut(|held| match held.open((top, rest), flags) {
+        // Who confines this process may know parameters by their common path alone.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && held.is_mounted() => {
+            *held = Held::common();
+            held.open((top, rest), flags)
         }
-        let file = rustix::fs::openat(&held.directories[top], rest, flags | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(file.into())
+        other => other,
     })
 }
 
 impl Held {
+    fn open(&mut self, (top, rest): (&str, &str), flags: OFlags) -> io::Result<File> {
+        if !self.directories.contains_key(top) {
+            let directory = self.instance.open(top)?;
+            self.directories.insert(top.to_owned(), directory);
+        }
+        let flags = flags | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.directories[top], rest, flags, Mode::empty())?.into())
+    }
+
+    fn is_mounted(&self) -> bool {
+        matches!(self.instance, Instance::Mounted(_))
+    }
+
     const fn common() -> Self {
         Self { instance: Instance::Common, directories: BTreeMap::new() }
     }

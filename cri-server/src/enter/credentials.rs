@@ -1,7 +1,5 @@
 //! User, groups, capabilities, the promise of no new privileges, and the filter of system calls.
 
-use std::os::fd::OwnedFd;
-
 use rustix::fs::{FileType, Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -30,34 +28,21 @@ pub fn give_pipes(process: &Process) {
     }
 }
 
-/// Becomes the process's user, for good. The filter comes first where loading it takes a capability that is given up
-/// here; what is called from then on, it must allow.
-pub fn take(process: &Process, filter: Option<&Filter>) -> Result<(), String> {
-    if !process.no_new_privileges {
-        load(filter)?;
-    }
+/// Becomes the process's user, for good.
+pub fn take(process: &Process) -> Result<(), String> {
     let sets = &process.capabilities;
     drop_bounding(set_of("bounding", &sets.bounding)?)?;
     become_user(process)?;
     limit(sets)
 }
 
-/// The last steps before the exec: tells `parent`, which must be there for that, and is outlived from here on; promises
-/// no new privileges, and loads the filter where that needs nothing else.
-pub fn renounce(process: &Process, filter: Option<&Filter>, parent: &OwnedFd) -> Result<(), String> {
-    let ready = rustix::io::write(parent, super::READY);
-    ready.map_err(|error| format!("telling that the process is ready: {error}"))?;
-    rustix::process::set_parent_process_death_signal(None)
-        .map_err(|error| format!("untying the process: {error}"))?;
-    if process.no_new_privileges {
-        rustix::thread::set_no_new_privs(true)
-            .map_err(|error| format!("promising no new privileges: {error}"))?;
-        load(filter)?;
-    }
-    Ok(())
+/// Promises no new privileges: after that, a filter can be loaded without any.
+pub fn renounce() -> Result<(), String> {
+    rustix::thread::set_no_new_privs(true).map_err(|error| format!("promising no new privileges: {error}"))
 }
 
-fn load(filter: Option<&Filter>) -> Result<(), String> {
+/// Loads the container's filter, if it has one.
+pub fn load(filter: Option<&Filter>) -> Result<(), String> {
     let Some(filter) = filter else { return Ok(()) };
     sys::load_filter(filter).map_err(|error| format!("loading the filter of system calls: {error}"))
 }

@@ -28,10 +28,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
-use rustix::process::{DumpableBehavior, Pid, Signal};
+use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
 
 use crate::monitor::sys::{Fork, exit_now, fork_into, stop_ignoring_signals};
 use crate::spec::oci::{Process, Seccomp};
@@ -45,6 +46,8 @@ pub const VERB: &str = "enter";
 
 /// Longest message of the child, bytes.
 const REPORT: usize = 4096;
+/// How long a child that was killed is waited for.
+const ENDING: Duration = Duration::from_millis(100);
 /// What the child says last, if all is well.
 const READY: &[u8] = b"\0ready";
 
@@ -148,10 +151,16 @@ fn release(child: &OwnedFd) -> Result<(), String> {
     }
 }
 
-/// What is left of it is reaped by the monitor: where it is frozen, it does not end now.
+/// Where it does not end at once (it may be frozen), the monitor reaps it.
 fn end(child: i32) {
-    if let Some(child) = Pid::from_raw(child) {
-        let _ended_already = rustix::process::kill_process(child, Signal::KILL);
+    let Some(child) = Pid::from_raw(child) else { return };
+    let _ended_already = rustix::process::kill_process(child, Signal::KILL);
+    let deadline = Instant::now() + ENDING;
+    while let Ok(None) = rustix::process::waitpid(Some(child), WaitOptions::NOHANG) {
+        if Instant::now() >= deadline {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -181,10 +190,24 @@ fn begin(command: &Command, parent: &OwnedFd) -> Result<Infallible, String> {
         rustix::process::umask(Mode::from_raw_mode(mask));
     }
     stop_ignoring_signals();
-    credentials::take(process, command.filter.as_ref())?;
+    let filter = command.filter.as_ref();
+    if !process.no_new_privileges {
+        // The filter comes first where loading it takes a capability that is given up. What is called from then on, it
+        // must allow.
+        tell(parent)?;
+        credentials::load(filter)?;
+    }
+    credentials::take(process)?;
     tie()?;
     went.or_else(|_| change_directory(&process.cwd))?;
-    credentials::renounce(process, command.filter.as_ref(), parent)?;
+    if process.no_new_privileges {
+        tell(parent)?;
+    }
+    untie()?;
+    if process.no_new_privileges {
+        credentials::renounce()?;
+        credentials::load(filter)?;
+    }
     Err(program::execute(process))
 }
 
@@ -195,6 +218,18 @@ fn tie() -> Result<(), String> {
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
     };
     tie().map_err(|error| format!("tying the process to its maker: {error}"))
+}
+
+/// From here on the child outlives its parent.
+fn untie() -> Result<(), String> {
+    rustix::process::set_parent_process_death_signal(None)
+        .map_err(|error| format!("untying the process: {error}"))
+}
+
+/// Tells the parent, which must be there for that, that all is well. An error may follow; it then counts.
+fn tell(parent: &OwnedFd) -> Result<(), String> {
+    let told = rustix::io::write(parent, READY);
+    told.map(drop).map_err(|error| format!("telling that the process is ready: {error}"))
 }
 
 fn change_directory(path: &str) -> Result<(), String> {

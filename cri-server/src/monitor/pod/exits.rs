@@ -45,8 +45,12 @@ impl Pod {
                 self.init = None;
                 self.announce(Event::PodInitExited);
             }
-            None if self.unclaimed.len() < MAX_UNCLAIMED => drop(self.unclaimed.insert(pid, status)),
-            None => {}
+            None => {
+                self.unclaimed.insert(pid, status);
+                if self.unclaimed.len() > MAX_UNCLAIMED {
+                    self.unclaimed.pop_first();
+                }
+            }
         }
     }
 
