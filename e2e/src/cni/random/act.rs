@@ -89,7 +89,8 @@ impl Act<'_> {
         if self.is_known(network, &pod) {
             return Ok(());
         }
-        let ports = self.some_ports();
+        let mut ports = self.some_ports();
+        ports.retain(|port| !self.model.may_hold(&pod, port));
         let given = capabilities(&pod, &ports)?;
         match self.networks[network].add(&self.plugins, &pod, &ifname, &given)? {
             Ok(attached) => {

@@ -95,6 +95,14 @@ impl Model {
         self.certain().flat_map(|member| member.ports.iter().copied()).collect()
     }
 
+    /// Whether a network of the pod has the port, or may have it: that one serves it, and another need not.
+    #[must_use]
+    pub fn may_hold(&self, pod: &Pod, port: &Port) -> bool {
+        let mut certain = self.certain().filter(|member| member.attached.pod == *pod);
+        let mut halves = self.halves.iter().map(|half| &half.attachment.container_id);
+        certain.any(|member| member.ports.contains(port)) || halves.any(|id| id.as_str() == pod.id)
+    }
+
     /// GC of a network took what the runtime did not know.
     pub fn collected(&mut self, network: usize) {
         self.lost.retain(|member| member.network != network);
