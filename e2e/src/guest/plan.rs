@@ -77,6 +77,7 @@ const PLAN: [Planned; 36] = [
     own("userns-runc", "userns", "runc"),
     own("runtime-youki", "runtime", "youki"),
     own("resources-youki", "resources", "youki"),
+    own("userns-youki", "userns", "youki"),
     with_selinux(own("selinux-crun", "selinux", "crun")),
     Planned { args: &["what_a"], ..with_selinux(own("selinux-runc", "selinux", "runc")) },
     Planned { args: &["a_handler"], ..with_selinux(own("selinux-youki", "selinux", "youki")) },
