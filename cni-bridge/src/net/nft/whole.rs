@@ -11,9 +11,29 @@ use crate::net::socket::Socket;
 impl Table {
     /// What is missing or different, in words; `None` when all is in place.
     ///
+    /// The kernel does not say of a listing that others changed something while it wrote it: what was seen then is
+    /// looked at again.
+    ///
     /// # Errors
     /// [`NetError`].
     pub fn damage(
+        &self,
+        socket: &mut Socket,
+        wanted: &[(&'static str, Element)],
+        chains: &[OnDemand],
+    ) -> Result<Option<String>, NetError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let seen = generation(socket)?;
+            let damage = self.damage_seen(socket, wanted, chains)?;
+            if damage.is_none() || tries == ATTEMPTS || generation(socket)? == seen {
+                return Ok(damage);
+            }
+        }
+    }
+
+    fn damage_seen(
         &self,
         socket: &mut Socket,
         wanted: &[(&'static str, Element)],
