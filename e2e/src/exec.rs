@@ -183,6 +183,10 @@ impl Running {
     pub fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
         let deadline = wait::scaled(deadline);
         let end = Instant::now() + deadline;
+        // One that was seen to end before has no descriptor any more.
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(status);
+        }
         let pidfd = pidfd_open(self.pid(), PidfdFlags::empty()).context("watch the child")?;
         loop {
             if let Some(status) = self.child.try_wait()? {
