@@ -8,7 +8,7 @@
 //!   └─ child: session, terminal, labels, directory, filter, credentials ─▶ exec
 //! ```
 //! From `setns` on, the container may look at these processes: they are not dumpable, run from a mount that is
-//! read-only and nowhere attached, and every descriptor but the standard ones is closed by the exec.
+//! read-only and nowhere attached, and close the node's files before they walk a path of it.
 
 mod arguments;
 mod credentials;
