@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::host::cgroup::{CgroupPath, Driver, Slice};
+use crate::spec::ExecBy;
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +129,9 @@ pub struct HandlerConfig {
     /// Its state directory; `<state>/oci/<handler>` by default.
     #[serde(default)]
     pub root: Option<PathBuf>,
+    /// Who starts commands in its containers; by default the monitor, where it can join them.
+    #[serde(default)]
+    pub exec: Option<ExecBy>,
 }
 
 /// `[cni]`
@@ -217,7 +221,7 @@ impl Default for CgroupConfig {
 
 impl Default for RuntimeConfig {
     fn default() -> Self {
-        let crun = HandlerConfig { path: "/usr/bin/crun".into(), args: Vec::new(), root: None };
+        let crun = HandlerConfig { path: "/usr/bin/crun".into(), args: Vec::new(), root: None, exec: None };
         let handlers = BTreeMap::from([("crun".to_string(), crun)]);
         Self { default_handler: "crun".into(), handlers, monitor_patience_s: 60 }
     }

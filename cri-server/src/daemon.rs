@@ -163,13 +163,13 @@ impl Daemon {
     /// The OCI runtime of a handler; the empty name is the default one.
     pub fn oci(&self, handler: &str) -> Result<OciRuntime, Error> {
         let name = if handler.is_empty() { &self.config.runtime.default_handler } else { handler };
-        let HandlerConfig { path, args, root } =
+        let HandlerConfig { path, args, root, exec } =
             self.config.runtime.handlers.get(name).ok_or_else(|| Error::InvalidArgument {
                 field: "runtime_handler",
                 reason: format!("no handler named {name:?} is configured"),
             })?;
         let root = root.clone().unwrap_or_else(|| self.paths.oci_root(name));
-        Ok(OciRuntime { name: name.to_string(), path: path.clone(), args: args.clone(), root })
+        Ok(OciRuntime { name: name.to_string(), path: path.clone(), args: args.clone(), root, exec: *exec })
     }
 
     /// What the OCI runtime of a handler can do. Blocks where it has to be asked.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::case::Case;
-use e2e::cri::{container, security};
-use e2e::daemon::{Daemon, Endpoint, Network, Setup};
+use e2e::cri::{Cri, container, security};
+use e2e::daemon::{Daemon, Endpoint, Network, Setup, handlers_present};
 use e2e::faulty::{Fault, Faulty};
 use e2e::gate;
 use e2e::image::set::BUSYBOX;
@@ -302,10 +302,73 @@ async fn a_missing_oci_runtime_is_named() -> Result<()> {
     Ok(())
 }
 
+/// What an OCI runtime's own exec says of a program that is not there, and `enter` does not.
+const OWN_WORDS: [(&str, &str); 2] =
+    [("crun", "executable file `nothing`"), ("runc", "unable to start container process")];
+
+/// Runs commands in a container of the handler; `own` are words of its OCI runtime, if that is to start them.
+async fn run_commands(cri: &Cri, handler: &str, own: Option<&str>) -> Result<()> {
+    let pod = cri.pod(handler);
+    let request = api::RunPodSandboxRequest { config: Some(pod.clone()), runtime_handler: handler.into() };
+    let pod_id = cri.runtime.clone().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
+    let id = cri.create(&pod_id, &container("c", BUSYBOX, &["sleep", "600"]), &pod).await;
+    if handler == "youki-own" {
+        // It would be under no filter.
+        check(handler, id, Code::FailedPrecondition, "exec = \"runtime\"")?;
+        return Ok(cri.end_pod(&pod_id).await?);
+    }
+    let id = id?;
+    cri.start(&id).await?;
+    let done = cri.exec(&id, &["sh", "-c", "exit 7"], 10).await?;
+    ensure!(done.code == 7, "{handler}: {done:?}");
+    let refused = cri.exec(&id, &["nothing"], 10).await.err().context("a command that is not there ran")?;
+    let is_own = OWN_WORDS.iter().any(|(_, words)| refused.message().contains(words));
+    ensure!(is_own == own.is_some(), "{handler}: {refused:?}");
+    ensure!(own.is_none_or(|words| refused.message().contains(words)), "{handler}: {refused:?}");
+    Ok(cri.end_pod(&pod_id).await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_are_started_by_whom_the_configuration_names() -> Result<()> {
+    if !gate::open("commands_are_started_by_whom_the_configuration_names") {
+        return Ok(());
+    }
+    let mut node = Node::bare(Setup::of(Endpoint::Berth))?;
+    node.write_config()?;
+    let mut config = std::fs::read_to_string(node.dirs().config())?;
+    let handlers = handlers_present();
+    for (name, path) in &handlers {
+        let path = path.display().to_string();
+        config += &format!("[runtime.handlers.{name}-own]\npath = {path:?}\nexec = \"runtime\"\n");
+    }
+    std::fs::write(node.dirs().config(), config)?;
+    node.start_daemon()?;
+    let cri = node.cri().await?;
+    cri.pull(BUSYBOX).await?;
+    // The first time makes the handlers' directories.
+    let mut before = None;
+    for _ in 0..2 {
+        for (name, _) in &handlers {
+            let words = OWN_WORDS.iter().find(|(of, _)| of == name).map(|(_, words)| *words);
+            run_commands(&cri, name, None).await?;
+            run_commands(&cri, &format!("{name}-own"), words).await?;
+        }
+        before = Some(before.map_or_else(|| node.settled_snapshot(), Ok)?);
+    }
+    node.expect_no_leaks(&before.context("no snapshot")?)?;
+    node.end();
+    Ok(())
+}
+
 /// An edit of a valid configuration, and the words that the daemon's last message must have.
-const BROKEN_CONFIGS: [(&str, &str, &[&str]); 6] = [
+const BROKEN_CONFIGS: [(&str, &str, &[&str]); 7] = [
     ("log_level = ", "log_levle = ", &["log_levle", "line"]),
     ("default_handler = \"crun\"", "default_handler = \"nope\"", &["default_handler", "nope", "line"]),
+    (
+        "monitor_patience_s = 12\n",
+        "[runtime.handlers.x]\npath = \"/x\"\nexec = \"me\"\n",
+        &["exec", "me", "line"],
+    ),
     ("driver = \"cgroupfs\"", "driver = \"cgroups\"", &["driver", "cgroups"]),
     ("concurrent_downloads = 6", "concurrent_downloads = \"six\"", &["concurrent_downloads", "line"]),
     ("root = \"/", "root = \"relative/", &["root", "relative/", "line"]),

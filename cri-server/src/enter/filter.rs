@@ -3,7 +3,8 @@
 //! What a profile means is what it means to runc and libseccomp: names that an architecture lacks are passed over,
 //! and so are rules that say the same as the default; a call of an architecture that the profile does not list
 //! kills the thread. Where several rules name a call, one without conditions decides alone, else the strictest whose
-//! conditions hold. Pure: no I/O, and nothing about who installs the program.
+//! conditions hold. ENOSYS for calls newer than all that are named, which runc adds, is not added here. Pure: no I/O,
+//! and nothing about who installs the program.
 
 mod abi;
 mod code;

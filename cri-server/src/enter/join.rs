@@ -10,15 +10,16 @@ use rustix::thread::ThreadNameSpaceType;
 
 use super::arguments::Arguments;
 use super::sys;
+use crate::spec::oci::NamespaceKind;
 
-/// Kinds by their files in `/proc/<pid>/ns`.
-const KINDS: [(&str, ThreadNameSpaceType); 6] = [
-    ("mnt", ThreadNameSpaceType::MOUNT),
-    ("pid", ThreadNameSpaceType::PROCESS_ID),
-    ("net", ThreadNameSpaceType::NETWORK),
-    ("ipc", ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION),
-    ("uts", ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME),
-    ("cgroup", ThreadNameSpaceType::CONTROL_GROUP),
+/// Kinds, but that of users.
+const KINDS: [(NamespaceKind, ThreadNameSpaceType); 6] = [
+    (NamespaceKind::Mount, ThreadNameSpaceType::MOUNT),
+    (NamespaceKind::Pid, ThreadNameSpaceType::PROCESS_ID),
+    (NamespaceKind::Network, ThreadNameSpaceType::NETWORK),
+    (NamespaceKind::Ipc, ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION),
+    (NamespaceKind::Uts, ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME),
+    (NamespaceKind::Cgroup, ThreadNameSpaceType::CONTROL_GROUP),
 ];
 
 /// Files that take a process into the container's cgroup, of the hierarchies in which it has one.
@@ -36,6 +37,22 @@ pub fn open_cgroups(directories: &[PathBuf], main: i32) -> Result<Vec<File>, Str
         return Err("the container has no cgroup any more".into());
     }
     Ok(files)
+}
+
+/// Fails where the container is frozen: what is moved there would wait.
+pub fn refuse_frozen(directories: &[PathBuf]) -> Result<(), String> {
+    let says = |directory: &Path, file: &str, frozen: fn(&str) -> bool| {
+        std::fs::read_to_string(directory.join(file)).is_ok_and(|text| frozen(&text))
+    };
+    let is_frozen = |directory: &PathBuf| {
+        says(directory, "cgroup.events", |text| text.lines().any(|line| line == "frozen 1"))
+            || says(directory, "cgroup.freeze", |text| text.trim() == "1")
+            || says(directory, "freezer.state", |text| text.trim() != "THAWED")
+    };
+    match directories.iter().any(is_frozen) {
+        true => Err("cannot exec in a paused container".into()),
+        false => Ok(()),
+    }
 }
 
 /// Where processes can be: on version 2 not where controllers are passed on to cgroups below; a container that does
@@ -77,18 +94,18 @@ pub enum Users {
     OfPod,
 }
 
-/// Joins all namespaces of the main process in one step; that of processes is for children only. A user namespace
-/// that is this process's own already cannot be joined.
-pub fn namespaces(arguments: &Arguments) -> Result<Users, String> {
+/// Joins the main process's namespaces of the container's kinds in one step; that of processes is for children only.
+/// What a process that was told to share with the node has made for itself since is not joined, nor can be a user
+/// namespace that is this process's own already.
+pub fn namespaces(arguments: &Arguments, container: &[NamespaceKind]) -> Result<Users, String> {
     let main = arguments.pid;
-    let identity = |path: String| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
-    let has = |kind: &str| identity(format!("/proc/self/ns/{kind}")).is_ok();
     let mut kinds = KINDS
         .into_iter()
-        .filter(|(kind, _)| has(kind))
+        .filter(|(kind, _)| container.contains(kind))
         .fold(ThreadNameSpaceType::empty(), |kinds, (_, kind)| kinds | kind);
     let mut users = Users::OfNode;
-    if has("user") {
+    if container.contains(&NamespaceKind::User) {
+        let identity = |path: String| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
         let theirs = identity(format!("/proc/{main}/ns/user"));
         let theirs = theirs.map_err(|error| format!("the container's main process {main}: {error}"))?;
         if identity("/proc/self/ns/user".into()).ok() != Some(theirs) {

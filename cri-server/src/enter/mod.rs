@@ -35,7 +35,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
 
 use crate::monitor::sys::{Fork, exit_now, fork_into, stop_ignoring_signals};
-use crate::spec::oci::{Process, Seccomp};
+use crate::spec::oci::{Namespace, NamespaceKind, Process, Seccomp};
 use arguments::Arguments;
 pub use arguments::masks_word;
 use filter::Filter;
@@ -78,17 +78,24 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 /// What the child needs, opened on the node.
 struct Command {
     process: Process,
-    filter: Option<Filter>,
+    container: Container,
     /// The node's /proc.
     proc: OwnedFd,
     console: Option<UnixStream>,
     users: Users,
 }
 
+/// What the bundle says of the container.
+struct Container {
+    filter: Option<Filter>,
+    namespaces: Vec<NamespaceKind>,
+}
+
 fn enter(arguments: &Arguments) -> Result<(), String> {
+    join::refuse_frozen(&arguments.cgroups)?;
     let mut command = Command {
         process: read_json(&arguments.process)?,
-        filter: read_filter(arguments)?,
+        container: read_bundle(arguments)?,
         proc: open_directory("/proc")?,
         console: arguments.console.as_ref().map(connect).transpose()?,
         users: Users::OfNode,
@@ -97,7 +104,7 @@ fn enter(arguments: &Arguments) -> Result<(), String> {
         .map_err(|error| format!("making {}: {error}", arguments.pid_file.display()))?;
     let cgroups = join::open_cgroups(&arguments.cgroups, arguments.pid)?;
     leave_node(&command.process)?;
-    command.users = join::namespaces(arguments)?;
+    command.users = join::namespaces(arguments, &command.container.namespaces)?;
     let pair =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
     let (near, far) = pair.map_err(|error| format!("making a socket pair: {error}"))?;
@@ -115,7 +122,9 @@ fn enter(arguments: &Arguments) -> Result<(), String> {
         }
         Fork::Parent(child) => {
             drop(far);
-            let started = join::move_into(&cgroups, child).and_then(|()| release(&near));
+            let moved = join::move_into(&cgroups, child);
+            sys::forget_affinity(child);
+            let started = moved.and_then(|()| release(&near));
             started.and_then(|()| name(&named, child)).inspect_err(|_| end(child))
         }
     }
@@ -126,6 +135,10 @@ fn leave_node(process: &Process) -> Result<(), String> {
     if let Some(score) = process.oom_score_adj {
         std::fs::write("/proc/self/oom_score_adj", score.to_string())
             .map_err(|error| format!("setting oom_score_adj to {score}: {error}"))?;
+    }
+    if let Some(label) = process.selinux_label.as_ref().filter(|label| !label.is_empty()) {
+        // The exec forgets it. Where it cannot be had, the keyring has the monitor's.
+        let _unlabelled = std::fs::write("/proc/self/attr/keycreate", label);
     }
     sys::new_session_keyring().map_err(|error| format!("making a session keyring: {error}"))?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
@@ -190,7 +203,7 @@ fn begin(command: &Command, parent: &OwnedFd) -> Result<Infallible, String> {
         rustix::process::umask(Mode::from_raw_mode(mask));
     }
     stop_ignoring_signals();
-    let filter = command.filter.as_ref();
+    let filter = command.container.filter.as_ref();
     if !process.no_new_privileges {
         // The filter comes first where loading it takes a capability that is given up. What is called from then on, it
         // must allow.
@@ -268,7 +281,7 @@ fn label(process: &Process, proc: &OwnedFd) -> Result<(), String> {
     Ok(())
 }
 
-fn read_filter(arguments: &Arguments) -> Result<Option<Filter>, String> {
+fn read_bundle(arguments: &Arguments) -> Result<Container, String> {
     #[derive(serde::Deserialize)]
     struct Bundle {
         linux: Linux,
@@ -276,10 +289,12 @@ fn read_filter(arguments: &Arguments) -> Result<Option<Filter>, String> {
     #[derive(serde::Deserialize)]
     struct Linux {
         seccomp: Option<Seccomp>,
+        namespaces: Vec<Namespace>,
     }
     let bundle: Bundle = read_json(&arguments.bundle.join("config.json"))?;
     let compile = |profile| filter::compile(&profile, crate::spec::Machine::HERE, arguments.masks);
-    bundle.linux.seccomp.map(compile).transpose().map_err(|error| error.to_string())
+    let filter = bundle.linux.seccomp.map(compile).transpose().map_err(|error| error.to_string())?;
+    Ok(Container { filter, namespaces: bundle.linux.namespaces.iter().map(|one| one.kind).collect() })
 }
 
 fn create(path: &Path) -> io::Result<File> {

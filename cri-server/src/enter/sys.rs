@@ -26,6 +26,16 @@ pub fn new_session_keyring() -> io::Result<()> {
     }
 }
 
+/// Lets the process `pid` run on every CPU of its cpuset: a mask that the monitor was started with is not its own.
+pub fn forget_affinity(pid: i32) {
+    /// The kernel has at most so many CPUs.
+    const CPUS: usize = 8192;
+    let all = [u8::MAX; CPUS / 8];
+    // SAFETY: the kernel reads as many bytes as there are.
+    let _kept_where_refused =
+        unsafe { libc::syscall(libc::SYS_sched_setaffinity, pid, all.len(), all.as_ptr()) };
+}
+
 /// Closes every descriptor but the three standard ones and `kept`, which goes with the exec. What owned the others must
 /// not be used or dropped any more.
 pub fn close_all_but(kept: &OwnedFd) -> io::Result<()> {

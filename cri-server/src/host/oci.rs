@@ -1,5 +1,6 @@
 //! The OCI runtime, as a program. The monitor runs it; the daemon does only where the monitor is gone.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use super::processes::{Said, end_all};
 use super::program::ProgramCopy;
-use crate::spec::{Availability, CgroupMount, Commands, HandlerFacts, MaskedEqual, PropagationWords};
+use crate::spec::{Availability, CgroupMount, Commands, ExecBy, HandlerFacts, MaskedEqual, PropagationWords};
 
 /// Longest answer read, bytes.
 const ANSWER_LIMIT: u64 = 1 << 20;
@@ -16,9 +17,13 @@ const ANSWER_LIMIT: u64 = 1 << 20;
 /// Longest time for a question to an OCI runtime: a busy node must not be taken for a runtime that cannot.
 const PROBE: Duration = Duration::from_secs(10);
 
+/// First kernel with all that `enter` calls: `mount_setattr`.
+const ENTER_KERNEL: (u32, u32) = (5, 12);
+
 /// What an OCI runtime can do: from its `features`, or from its version where it has none. Run from `copy`, if any.
 /// `None` when it does not say which one it is: then nothing is known of it.
 pub fn probe(program: &Path, copy: Option<&ProgramCopy>) -> Option<HandlerFacts> {
+    let name = program.file_name().unwrap_or_default();
     let from_memory = copy.map(ProgramCopy::path);
     let program = from_memory.as_deref().unwrap_or(program);
     let version = version(program)?;
@@ -33,6 +38,7 @@ pub fn probe(program: &Path, copy: Option<&ProgramCopy>) -> Option<HandlerFacts>
         recursive_read_only: availability(recursive_read_only),
         user_namespaces: availability(user_namespaces),
         selinux: availability(labels),
+        commands: commands(&version, name, super::node::kernel()),
         ..HandlerFacts::default()
     };
     Some(match version.starts_with("youki") {
@@ -42,11 +48,21 @@ pub fn probe(program: &Path, copy: Option<&ProgramCopy>) -> Option<HandlerFacts>
             masked_equal: MaskedEqual::ValueTwoIsMask,
             propagation: PropagationWords::Plain,
             cgroup_mount: CgroupMount::NotInJoinedPids,
-            commands: Commands::ByMonitor,
             ..facts
         },
         false => facts,
     })
+}
+
+/// crun by another name makes other containers: as krun, virtual machines.
+fn commands(version: &str, name: &OsStr, kernel: (u32, u32)) -> Commands {
+    let is = |known: &str| version.strip_prefix(known).is_some_and(|rest| rest.starts_with(' '));
+    let is_by_name = |known: &str| is(known) && name == known;
+    match () {
+        () if is("youki") => Commands::ByMonitor,
+        () if (is_by_name("crun") || is_by_name("runc")) && kernel >= ENTER_KERNEL => Commands::ByBoth,
+        () => Commands::ByRuntime,
+    }
 }
 
 /// What an OCI runtime says of its version and of how it was built.
@@ -134,6 +150,8 @@ pub struct OciRuntime {
     pub args: Vec<String>,
     /// Its state directory.
     pub root: PathBuf,
+    /// Who is to start commands in its containers, if anybody said.
+    pub exec: Option<ExecBy>,
 }
 
 impl OciRuntime {
@@ -226,6 +244,20 @@ mod tests {
     }
 
     #[test]
+    fn commands_of_runtimes_that_are_not_known_are_left_to_them() {
+        let check = |version: &str, name: &str, expect| {
+            assert_eq!(commands(version, OsStr::new(name), (6, 1)), expect, "{name}: {version}");
+        };
+        check("crun version 1.8.1\ncommit: x", "crun", Commands::ByBoth);
+        check("crun version 1.8.1\ncommit: x", "krun", Commands::ByRuntime);
+        check("runc version 1.4.3", "runc", Commands::ByBoth);
+        check("youki version: 0.7.0", "youki", Commands::ByMonitor);
+        check("runsc version release-1", "runsc", Commands::ByRuntime);
+        check("kata-runtime  : 3.2.0", "kata-runtime", Commands::ByRuntime);
+        assert_eq!(commands("runc version 1.4.3", OsStr::new("runc"), (5, 10)), Commands::ByRuntime);
+    }
+
+    #[test]
     fn runs_for_one_container_end() {
         use std::os::unix::process::CommandExt;
         let dir = tempfile::tempdir().unwrap();
@@ -240,8 +272,13 @@ mod tests {
         let mut wanted = run("create", "one");
         let mut others = [run("create", "two"), run("delete", "one")];
         let input = wanted.stdin.take();
-        let runtime =
-            OciRuntime { name: "r".into(), path: path.clone(), args: Vec::new(), root: root.clone() };
+        let runtime = OciRuntime {
+            name: "r".into(),
+            path: path.clone(),
+            args: Vec::new(),
+            root: root.clone(),
+            exec: None,
+        };
         let reaper = std::thread::spawn(move || wanted.wait().unwrap());
         runtime.end_runs("one", Duration::from_secs(30)).unwrap();
         assert!(reaper.join().unwrap().code().is_none(), "it ended by itself");

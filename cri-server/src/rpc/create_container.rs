@@ -20,12 +20,12 @@ use crate::model::container::{ContainerState, Exit};
 use crate::model::id::ContainerId;
 use crate::model::id_range::IdRange;
 use crate::model::name::Name;
-use crate::monitor::protocol::{ContainerCgroup, CreateContainer, Entry, Runtime, default_log_line_limit};
-use crate::spec::{self, Commands, HandlerFacts};
+use crate::monitor::protocol::{ContainerCgroup, CreateContainer, Runtime, default_log_line_limit};
+use crate::spec::{self, HandlerFacts};
 use crate::steps::cri_config::{missing, plain};
 use crate::steps::mapped_volumes::MappedVolumes;
 use crate::steps::{
-    announce, cpuset, labels, limits, pod_files, resolve, signal, supervise, teardown, volumes,
+    announce, cpuset, entry, labels, limits, pod_files, resolve, signal, supervise, teardown, volumes,
 };
 use crate::store;
 use crate::store::container::{Container, ContainerRecord, User};
@@ -190,6 +190,7 @@ fn request(
     facts: &HandlerFacts,
 ) -> Result<CreateContainer, Error> {
     let record = container.record();
+    let entry = entry::into(daemon, &record, (&oci, facts))?;
     let runtime = oci.for_cgroup(&record.cgroups_path);
     let metadata = record.metadata();
     Ok(CreateContainer {
@@ -205,7 +206,7 @@ fn request(
         cgroup: supervised(daemon, sandbox, &record)?,
         kill_cgroup: shares_processes(sandbox, &record),
         copy_of: None,
-        entry: entry(daemon, &record, facts)?,
+        entry,
         exit_file: store::container::exit_path(&daemon.paths.container(&container.id)),
         identity: serde_json::json!({
             "name": metadata.name,
@@ -217,17 +218,6 @@ fn request(
             "configDigest": digest(&record.config),
         }),
     })
-}
-
-/// How the monitor starts commands in it, where the handler's OCI runtime would leave something out.
-fn entry(daemon: &Daemon, record: &ContainerRecord, facts: &HandlerFacts) -> Result<Option<Entry>, Error> {
-    match facts.commands {
-        Commands::ByRuntime => Ok(None),
-        Commands::ByMonitor => {
-            let cgroups = daemon.cgroup(&record.cgroups_path)?.dirs();
-            Ok(Some(Entry { cgroups, masks: facts.masked_equal }))
-        }
-    }
 }
 
 /// What the monitor looks at in the container's cgroup. systemd may take it away before the monitor can.

@@ -65,7 +65,10 @@ fn info(daemon: &Daemon, network: &Result<(), String>) -> BTreeMap<String, Strin
     let config = &daemon.config;
     let handler = |(name, handler): (&String, &HandlerConfig)| {
         let root = handler.root.clone().unwrap_or_else(|| daemon.paths.oci_root(name));
-        (name.clone(), serde_json::json!({"path": handler.path, "args": handler.args, "root": root}))
+        (
+            name.clone(),
+            serde_json::json!({"path": handler.path, "args": handler.args, "root": root, "exec": handler.exec}),
+        )
     };
     let handlers: BTreeMap<_, _> = config.runtime.handlers.iter().map(handler).collect();
     let config = serde_json::json!({

@@ -221,18 +221,43 @@ pub struct HandlerFacts {
     pub propagation: PropagationWords,
     /// Where it can mount the container's cgroups.
     pub cgroup_mount: CgroupMount,
-    /// Who starts commands in its containers.
+    /// Who can start commands in its containers.
     pub commands: Commands,
 }
 
-/// Who starts a command in a running container.
+/// Who can start commands in an OCI runtime's running containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commands {
-    /// The OCI runtime's `exec`.
+    /// Its `exec`: its containers may be anything, virtual machines for example.
     ByRuntime,
-    /// The monitor's `enter`, where the OCI runtime leaves something out: youki 0.7 starts commands without the
+    /// Its `exec`, and the monitor's `enter` in less time: crun and runc, whose containers are processes of the node in
+    /// namespaces of it.
+    ByBoth,
+    /// The monitor's `enter` alone, because its own `exec` leaves something out: youki 0.7 starts commands without the
     /// container's filter of system calls, and outside of its user namespace.
     ByMonitor,
+}
+
+/// Who is to start the commands of a handler, as the configuration has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecBy {
+    /// The OCI runtime's `exec`.
+    Runtime,
+    /// The monitor's `enter`.
+    Monitor,
+}
+
+impl Commands {
+    /// Who starts commands where the configuration says `wanted`; `None` where they could not be confined.
+    pub fn choose(self, wanted: Option<ExecBy>) -> Option<ExecBy> {
+        match (self, wanted) {
+            (Self::ByMonitor, Some(ExecBy::Runtime)) => None,
+            (_, Some(wanted)) => Some(wanted),
+            (Self::ByRuntime, None) => Some(ExecBy::Runtime),
+            (Self::ByBoth | Self::ByMonitor, None) => Some(ExecBy::Monitor),
+        }
+    }
 }
 
 /// Where an OCI runtime can mount the cgroups of a container.

@@ -5,6 +5,7 @@ pub mod command;
 pub mod convert;
 pub mod cpuset;
 pub mod cri_config;
+pub mod entry;
 pub mod labels;
 pub mod limits;
 pub mod listing;

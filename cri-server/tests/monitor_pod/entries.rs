@@ -301,3 +301,58 @@ fn what_a_container_has_changed_misleads_no_command() {
         monitor.shutdown().await.unwrap();
     });
 }
+
+#[test]
+fn a_command_that_would_wait_in_a_frozen_container_is_refused() {
+    with_each_runtime_entered(async |ground, runtime| {
+        let monitor = ground.monitor().await;
+        let plan = ground.run(&monitor, runtime, "sleep 1000").await;
+        let cgroups = &plan.spec.entry.as_ref().unwrap().cgroups;
+        let switches = [("freezer.state", "FROZEN", "THAWED"), ("cgroup.freeze", "1", "0")];
+        let files = cgroups
+            .iter()
+            .flat_map(|directory| switches.map(|(file, freeze, thaw)| (directory.join(file), freeze, thaw)));
+        let (file, freeze, thaw) = files.into_iter().find(|(file, ..)| file.exists()).expect("a freezer");
+        std::fs::write(&file, freeze).unwrap();
+        let stdio = to_files(&ground.path("out"), &ground.path("err"));
+        let said = refusal(ground, &monitor, &plan, stdio, &|_| {}).await;
+        std::fs::write(&file, thaw).unwrap();
+        assert!(said.contains("cannot exec in a paused container"), "{said}");
+        assert_eq!(run(ground, &monitor, &plan, "echo here").await, (0, "here\n".into()));
+        monitor.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn a_command_does_not_follow_into_users_that_the_main_process_has_made() {
+    with_each_runtime_entered(async |ground, runtime| {
+        let monitor = ground.monitor().await;
+        let script = "exec busybox unshare -U -r /bin/sh -c 'echo in; exec busybox sleep 1000'";
+        let mut plan = ground.plan(runtime, script);
+        plan.set("/process/user", json!({"uid": 1000, "gid": 1000}));
+        plan.create(&monitor).await;
+        monitor.start(plan.id()).await.unwrap();
+        until("users of its own", || plan.lines().iter().any(|line| line == "stdout F in")).await;
+        let mine = std::fs::read_link("/proc/self/ns/user").unwrap();
+        let (code, said) = run(ground, &monitor, &plan, "busybox readlink /proc/self/ns/user").await;
+        assert_eq!((code, said.trim()), (0, mine.to_str().unwrap()));
+        monitor.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn a_command_may_use_all_processors_however_few_the_monitor_was_given() {
+    with_each_runtime_entered(async |ground, runtime| {
+        let all = rustix::thread::sched_getaffinity(None).unwrap();
+        let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).unwrap();
+        let mut one = rustix::thread::CpuSet::new();
+        one.set(first);
+        rustix::thread::sched_setaffinity(None, &one).unwrap();
+        let monitor = ground.monitor().await;
+        rustix::thread::sched_setaffinity(None, &all).unwrap();
+        let plan = ground.run(&monitor, runtime, "sleep 1000").await;
+        let (code, said) = run(ground, &monitor, &plan, "busybox nproc").await;
+        assert_eq!((code, said.trim()), (0, all.count().to_string().as_str()));
+        monitor.shutdown().await.unwrap();
+    });
+}

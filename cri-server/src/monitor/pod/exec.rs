@@ -153,7 +153,7 @@ impl Pod {
 
     fn claim_exec(&mut self, invocation: &Invocation) -> Result<(i32, Claim), Failure> {
         let unnamed =
-            || Failure::new(FailureKind::Runtime, "the OCI runtime succeeded without naming the process");
+            || Failure::new(FailureKind::Runtime, "a command was started, and its process not named");
         let pid = invocation.made_pid().ok_or_else(unnamed)?;
         Ok((pid, self.claim(pid)?))
     }
