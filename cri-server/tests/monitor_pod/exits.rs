@@ -53,13 +53,11 @@ fn signals_stop_and_kill() {
 
         let plan = ground.run(&monitor, runtime, "exec sleep 1000").await;
         monitor.signal(Target::Container(plan.id().into()), 0).await.unwrap_err();
-        let exec = ground.exec(
-            &plan,
-            "rt",
-            &["/bin/sleep", "1000"],
-            to_files(&ground.path("out"), &ground.path("err")),
-        );
-        monitor.exec(exec).await.unwrap();
+        let (out, err) = (ground.path("out"), ground.path("err"));
+        let command = ["/bin/sh", "-c", "echo up; exec sleep 1000"];
+        monitor.exec(ground.exec(&plan, "rt", &command, to_files(&out, &err))).await.unwrap();
+        // runc answers before the exec, and swallows this signal until then.
+        until("the command", || std::fs::read(&out).unwrap() == b"up\n").await;
         monitor.signal(Target::Exec("rt".into()), 37).await.unwrap();
         assert_eq!(exec_exit_of(&mut events, "rt").await, 128 + 37);
         monitor.shutdown().await.unwrap();
